@@ -1,0 +1,65 @@
+# Targets for people and for CI; `make help` lists them. Everything happens in .venv.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+NOUN ?= mug
+PHOTOS ?= docs/example-photos/mug
+DEMO_RUN ?= runs/demo
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test test-slow check fix bench docs wheel clean
+
+help: ## List the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "pcs needs Python 3.11 or newer; try make PYTHON=python3.12")'
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.installed: pyproject.toml constraints.txt | $(BIN)/python
+	$(PIP) --editable .
+	@touch $@
+
+$(VENV)/.installed-test: pyproject.toml constraints.txt | $(BIN)/python
+	$(PIP) --editable '.[test]'
+	@touch $@ $(VENV)/.installed
+
+$(VENV)/.installed-dev: pyproject.toml constraints.txt | $(BIN)/python
+	$(PIP) --editable '.[test,dev]'
+	@touch $@ $(VENV)/.installed-test $(VENV)/.installed
+
+setup: $(VENV)/.installed-dev ## Install everything that development needs
+
+demo: $(VENV)/.installed ## Install, personalize the example photos, show where the pictures are
+	@rm -rf $(DEMO_RUN)
+	$(BIN)/pcs train image $(PHOTOS) --noun $(NOUN) --out $(DEMO_RUN)
+
+test: $(VENV)/.installed-test ## Install and pass the tests
+	$(BIN)/python -m pytest -m 'not slow and not gpu'
+
+test-slow: $(VENV)/.installed-test ## The tests that train at full length
+	$(BIN)/python -m pytest -m slow
+
+check: $(VENV)/.installed-dev ## Format, lint, types, import contracts, recipes, fast tests
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/pyright
+	$(BIN)/lint-imports
+	$(BIN)/python -m pytest -m 'not slow and not gpu'
+
+fix: $(VENV)/.installed-dev ## Format and mend what ruff can
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: $(VENV)/.installed-test ## Measure; writes docs/benchmarks.md
+	$(BIN)/python -m tests.benchmarks.run
+
+docs: $(VENV)/.installed ## Regenerate docs/recipes.md
+	$(BIN)/pcs recipes list --markdown > docs/recipes.md
+
+wheel: $(VENV)/.installed-dev ## Build the wheel into dist/
+	$(BIN)/python -m build --wheel
+
+clean: ## Remove the environment and what was built
+	rm -rf $(VENV) dist build
