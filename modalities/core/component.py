@@ -1,0 +1,71 @@
+"""One idea from one paper, as a pydantic model that is its own settings, with at most five hooks."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from pydantic import BaseModel, ConfigDict, PrivateAttr
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from torch.nn import Parameter
+
+    from modalities.core.step import Batch, Step
+    from modalities.core.studio import Studio
+
+
+def with_slots(prompts: list[str]) -> list[str]:
+    """Return the prompts.
+
+    Raises:
+        ValueError: one has not exactly one slot `{}`.
+    """
+    for prompt in prompts:
+        if prompt.count("{}") != 1:
+            raise ValueError(f'"{prompt}" needs the slot "{{}}" once, like "a photo of {{}}"')
+    return prompts
+
+
+class Component(BaseModel):
+    """Base of all components; every hook does nothing until a component needs it.
+
+    A component's name in a recipe is the name of its file. Settings are its fields; what it makes while it
+    works lives in private attributes. A component is prepared once, for training or for generation.
+    """
+
+    model_config = ConfigDict(extra="forbid", validate_assignment=True)
+
+    _studio: Studio = PrivateAttr()
+
+    @property
+    def name(self) -> str:
+        """The name that a recipe calls it by."""
+        return type(self).__module__.rpartition(".")[2]
+
+    @property
+    def studio(self) -> Studio:
+        """The base, the concept and the randomness that `prepare` was given."""
+        return self._studio
+
+    def prepare(self, studio: Studio) -> None:
+        """Put the component in place on `studio.backbone`; make what it needs before the first step."""
+        self._studio = studio
+
+    def parameters(self) -> dict[str, Parameter]:
+        """What the component learns, by a name that stays the same when it is saved and loaded (fp32)."""
+        return {}
+
+    def batch(self, batch: Batch) -> Batch:
+        """Change one step's batch: add prior items, mix photos, choose other timesteps."""
+        return batch
+
+    def loss(self, step: Step, batch: Batch) -> Tensor | None:
+        """Return a scalar to add to the reconstruction loss, or None."""
+        return None
+
+    @contextmanager
+    def sampling(self, pipeline: Any) -> Generator[None]:
+        """Change how `pipeline` generates inside the block; leaving it restores it bit for bit."""
+        yield

@@ -1,0 +1,53 @@
+"""A new word for the subject (Gal et al., ICLR 2023): its embedding learns, everything else is frozen.
+
+https://arxiv.org/abs/2208.01618
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+from pydantic import Field, PrivateAttr
+
+from modalities.core.component import Component
+from modalities.core.concept import phrase_of
+from modalities.core.errors import PcsError
+
+if TYPE_CHECKING:
+    from torch.nn import Parameter
+
+    from modalities.core.studio import Studio
+
+
+class TextualInversion(Component):
+    """Adds a token to every tokenizer and learns its embedding in every text encoder."""
+
+    token: Annotated[str, Field(pattern=r"^\S+$")] = "<new>"
+    """The new word; the recipe's `data.subject` must use it."""
+    vectors: Annotated[int, Field(gt=0, le=16)] = 1
+    """Embeddings that the word stands for, one after another."""
+    init: str = "{noun}"
+    """Words whose embeddings' mean is the start; `{noun}` is the class word."""
+
+    _rows: dict[str, Parameter] = PrivateAttr(default_factory=dict)
+
+    def prepare(self, studio: Studio) -> None:
+        from modalities.core.vocabulary import add_words, mean_embedding
+
+        super().prepare(studio)
+        if self.token not in studio.concept.phrase:
+            raise PcsError(
+                f'textual_inversion: the subject is "{studio.concept.phrase}", which does not use the token '
+                f'{self.token}; set data.subject to "{self.token}" or "{self.token} {{noun}}".'
+            )
+        # As diffusers names the parts of one multi-vector token.
+        words = [self.token] + [f"{self.token}_{number}" for number in range(1, self.vectors)]
+        text = phrase_of(self.init, studio.concept.noun)
+        for name, encoder in studio.backbone.text_encoders.items():
+            tokenizer = studio.backbone.tokenizers[name]
+            start = mean_embedding(tokenizer, encoder, text)
+            self._rows[name] = add_words(tokenizer, encoder, words, start.repeat(self.vectors, 1))
+
+    def parameters(self) -> dict[str, Parameter]:
+        """`<text encoder>` -> (vectors, width)."""
+        return dict(self._rows)

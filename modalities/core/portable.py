@@ -1,0 +1,145 @@
+"""What was learned, in the formats of other tools; each file is read back and compared before it counts.
+
+LoRA goes to `lora-diffusers.safetensors`, `lora-kohya.safetensors` (also A1111, Forge) and
+`lora-comfyui.safetensors`, tokens to `learned_embeds.safetensors`, fine-tuned networks to diffusers folders.
+"""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import torch
+from torch import Tensor
+
+from modalities.core.artifact import read_tensors, write_tensors
+from modalities.core.bases import quiet
+from modalities.core.components.full_finetune import FullFinetune
+from modalities.core.components.lora import ADAPTER, Lora, low_rank_product
+from modalities.core.components.textual_inversion import TextualInversion
+from modalities.core.draws import generator
+from modalities.core.errors import RunFailed
+
+if TYPE_CHECKING:
+    from modalities.core.studio import Studio
+
+# Largest deviation of a reloaded file, relative to what the adapter changes.
+TOLERANCE = 1e-3
+TRIAL = "trial"
+
+
+def export(studio: Studio, folder: Path) -> list[str]:
+    """Write every portable file that the studio's components have; return their names.
+
+    Raises:
+        RunFailed: a file, read back, does not do what the adapter does.
+    """
+    written: list[str] = []
+    for part in studio.components:
+        if isinstance(part, TextualInversion):
+            written += _export_tokens(part, studio, folder)
+        elif isinstance(part, Lora):
+            written += _export_lora(part, studio, folder)
+        elif isinstance(part, FullFinetune):
+            written += _export_networks(part, studio, folder)
+    return written
+
+
+def _export_tokens(part: TextualInversion, studio: Studio, folder: Path) -> list[str]:
+    """`{token: (vectors, width)}`, as `load_textual_inversion` of diffusers takes it; one file a text encoder."""
+    names: list[str] = []
+    for encoder, rows in part.parameters().items():
+        name = (
+            "learned_embeds.safetensors" if encoder == "text_encoder" else f"learned_embeds_{encoder[13:]}.safetensors"
+        )
+        value = rows.detach().cpu().float().contiguous()
+        write_tensors(folder / name, {part.token: value[0].clone() if part.vectors == 1 else value}, {"format": "pt"})
+        read, _ = read_tensors(folder / name)
+        if not torch.equal(read[part.token].reshape(value.shape), value):
+            raise RunFailed(f"{folder / name}: reads back differently; please report this.")
+        names.append(name)
+    return names
+
+
+def _export_networks(part: FullFinetune, studio: Studio, folder: Path) -> list[str]:
+    """The fine-tuned networks as diffusers folders, which `from_pretrained` of their class opens."""
+    backbone = studio.backbone
+    names = [backbone.denoiser_part, *(backbone.text_encoders if part.text_encoder else [])]
+    if {other.name for other in studio.components} & {"lora", "textual_inversion"}:
+        return []
+    for name in names:
+        unfinished = folder / f".{name}.tmp"
+        shutil.rmtree(unfinished, ignore_errors=True)
+        with quiet():
+            network: Any = backbone.modules()[name]
+            network.save_pretrained(unfinished, safe_serialization=True)
+        shutil.rmtree(folder / name, ignore_errors=True)
+        unfinished.rename(folder / name)
+    return names
+
+
+def _export_lora(part: Lora, studio: Studio, folder: Path) -> list[str]:
+    weights = {name: value.detach().cpu().float().contiguous() for name, value in part.parameters().items()}
+    layouts = studio.backbone.portable_lora(weights, part.scale)
+    names: list[str] = []
+    for layout, tensors in layouts.items():
+        path = folder / f"lora-{layout}.safetensors"
+        write_tensors(path, tensors, {"format": "pt"})
+        if layout == "comfyui":
+            _verify_deltas(path, studio, weights, part.scale)
+        else:
+            _verify_by_loading(path, studio)
+        names.append(path.name)
+    return names
+
+
+def _verify_by_loading(path: Path, studio: Studio) -> None:
+    """Load the file as any diffusers user would, beside our adapter, and compare what the networks then say."""
+    pipeline = studio.backbone.pipeline()
+    ours = _answers(studio)
+    with quiet():
+        pipeline.disable_lora()
+        base = _answers(studio)
+        pipeline.enable_lora()
+        pipeline.load_lora_weights(str(path.parent), weight_name=path.name, adapter_name=TRIAL, local_files_only=True)
+        pipeline.set_adapters(TRIAL)
+        theirs = _answers(studio)
+        pipeline.delete_adapters(TRIAL)
+        pipeline.set_adapters(ADAPTER)
+    _require_close(path, theirs - ours, ours - base)
+
+
+def _verify_deltas(path: Path, studio: Studio, weights: dict[str, Tensor], scale: float) -> None:
+    """Compare the weight changes that the file spells with ours, layer by layer."""
+    read = studio.backbone.comfyui_deltas(read_tensors(path)[0])
+    own = {
+        name.removesuffix(".lora_A.weight"): scale * low_rank_product(weights[name.replace("lora_A", "lora_B")], down)
+        for name, down in weights.items()
+        if name.endswith(".lora_A.weight")
+    }
+    if set(read) != set(own):
+        raise RunFailed(
+            f"{path}: reads back with other layers ({sorted(set(read) ^ set(own))[0]}); please report this."
+        )
+    for name, delta in own.items():
+        _require_close(path, read[name] - delta, delta)
+
+
+def _answers(studio: Studio) -> Tensor:
+    """What the denoiser says to one fixed question, text encoders included."""
+    backbone = studio.backbone
+    backbone.forget_text()
+    denoiser = cast("Any", backbone.denoiser)
+    side = int(denoiser.config.sample_size)
+    noisy = torch.randn(1, int(denoiser.config.in_channels), side, side, generator=generator("portable"))
+    t = backbone.schedule.timesteps(torch.tensor([0.5])).to(backbone.device)
+    with torch.no_grad():
+        conditioning = backbone.conditioning([studio.concept.prompt(studio.recipe.data.prompts[0])])
+        return backbone.predict(noisy.to(backbone.device), t, conditioning).float().cpu()
+
+
+def _require_close(path: Path, deviation: Tensor, effect: Tensor) -> None:
+    if float(deviation.norm()) > TOLERANCE * float(effect.norm()) + 1e-6:
+        share = float(deviation.norm()) / max(float(effect.norm()), 1e-12)
+        raise RunFailed(f"{path}: reads back {share:.2%} off; please report this.")

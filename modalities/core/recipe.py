@@ -1,0 +1,360 @@
+"""A paper's method written down as one YAML of one screen, checked whole before any model loads."""
+
+from __future__ import annotations
+
+import copy
+import math
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny, ValidationError, field_validator
+
+import modalities
+from modalities.core import plugins
+from modalities.core.component import Component, with_slots
+from modalities.core.errors import PcsError, did_you_mean
+
+LOOKS = 5
+Positive = Annotated[int, Field(gt=0)]
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Data(Section):
+    """How photos and words become training pairs."""
+
+    subject: str = "sks {noun}"
+    """The phrase for the subject that fills `{}` in a prompt; `{noun}` is the class word."""
+    prompts: Annotated[list[str], Field(min_length=1)] = ["a photo of {}"]
+    """Training prompts, each photo with each in turn."""
+    resolution: Positive | None = None
+    """Side in pixels of the square that photos are resized and cropped to; None is the base's own."""
+    flip: bool = False
+    """Also train on mirrored photos. Off for subjects with writing or a left and a right."""
+
+    @field_validator("prompts")
+    @classmethod
+    def _have_slots(cls, prompts: list[str]) -> list[str]:
+        return with_slots(prompts)
+
+
+class Train(Section):
+    """The optimization: AdamW on everything that the components learn."""
+
+    steps: Positive = 400
+    learning_rate: Annotated[float, Field(gt=0)] = 1e-4
+    batch: Positive = 1
+    """Photos per step, before components add to it."""
+    schedule: Literal["constant", "linear", "cosine"] = "constant"
+    """How the learning rate falls after the warm-up; linear and cosine end at a tenth of it."""
+    warmup: Annotated[int, Field(ge=0)] = 0
+    """Steps over which the learning rate rises from 0."""
+    weight_decay: Annotated[float, Field(ge=0)] = 1e-2
+    max_grad_norm: Annotated[float, Field(gt=0)] | None = 1.0
+    """Gradients are scaled down to this norm; None leaves them."""
+    gradient_checkpointing: bool = False
+    """Compute activations twice instead of keeping them: about a third slower, far less memory."""
+    seed: Annotated[int, Field(ge=0)] = 0
+
+
+class Phase(Section):
+    """A stretch of training in which only the named components learn."""
+
+    learn: dict[str, Annotated[float, Field(gt=0)]]
+    """Learning rate of each component that learns in this phase."""
+    steps: Positive
+
+
+class Validation(Section):
+    """What is measured while training, and what is done with it."""
+
+    every: Positive | None = None
+    """Steps between two looks; None looks five times in a run."""
+    prompts: list[str] = ["a photo of {}", "a {} in the snow", "a {} on the beach", "a {} in the grass"]
+    """Prompts of the previews; subject similarity and text alignment are measured on them."""
+    images: Positive = 2
+    """Previews for each prompt."""
+    select: Literal["best", "last"] = "best"
+    """Which step's weights are kept: the best balance of subject and text, or the last."""
+    patience: Positive | None = 2
+    """Stop after this many looks without a better one; None never stops early."""
+
+    @field_validator("prompts")
+    @classmethod
+    def _have_slots(cls, prompts: list[str]) -> list[str]:
+        return with_slots(prompts)
+
+
+class Sample(Section):
+    """How images are generated."""
+
+    steps: Positive = 25
+    guidance: Annotated[float, Field(ge=0)] = 7.5
+    """Classifier-free guidance scale; 1 switches it off."""
+    negative_prompt: str = ""
+
+
+class Recipe(Section):
+    """A method: its paper, its components, and the numbers that the paper gives."""
+
+    title: str
+    paper: str | None = None
+    year: int | None = None
+    modality: Literal["image", "video", "three_d", "protect"] = "image"
+    backbone: str = "mini"
+    """A name of `recipes/bases`, a Hub id, or a local diffusers folder."""
+    components: list[SerializeAsAny[Component]] = []
+    phases: list[Phase] = []
+    """Stretches of training one after another; empty means one, in which everything learns."""
+    data: Data = Data()
+    train: Train = Train()
+    validation: Validation = Validation()
+    sample: Sample = Sample()
+    expect: dict[str, str] = {}
+    """Measured scores to expect on the embedded base, as `mean ± spread`."""
+
+    def component(self, name: str) -> Component | None:
+        """Return the component of that name, or None."""
+        return next((part for part in self.components if part.name == name), None)
+
+    def stretches(self) -> list[Phase]:
+        """Return the phases, spelled out: a recipe without any has one in which every component learns."""
+        if self.phases:
+            return self.phases
+        rates = {part.name: self.train.learning_rate for part in self.components}
+        return [Phase(learn=rates, steps=self.train.steps)]
+
+    def look_every(self) -> int:
+        """Steps between two looks."""
+        return self.validation.every or max(1, math.ceil(sum(phase.steps for phase in self.stretches()) / LOOKS))
+
+    def dump(self) -> str:
+        """Return the whole recipe as YAML with every default spelled out."""
+        plain = self.model_dump(mode="json")
+        plain["components"] = [{part.name: part.model_dump(mode="json")} for part in self.components]
+        return yaml.safe_dump(plain, sort_keys=False, allow_unicode=True, width=100)
+
+
+def folder() -> Path:
+    """The folder of the shipped recipes: inside the installed command line, or at the top of a checkout."""
+    root = Path(modalities.__file__).parents[1]
+    shipped = root / "pcs_cli" / "recipes"
+    return shipped if shipped.is_dir() else root / "recipes"
+
+
+def available() -> dict[str, Path]:
+    """Map the name of every shipped recipe (`image/dreambooth`) to its file."""
+    paths = sorted(folder().glob("*/*.yaml"))
+    return {f"{path.parent.name}/{path.stem}": path for path in paths if path.parent.name != "bases"}
+
+
+def find(name: str) -> Path:
+    """Return the file of a recipe given by name, by short name (`dreambooth`) or by path.
+
+    Raises:
+        PcsError: there is none, or the short name stands for several.
+    """
+    known = available()
+    if name in known:
+        return known[name]
+    if name.endswith((".yaml", ".yml")):
+        path = Path(name)
+        if not path.is_file():
+            raise PcsError(f"{name}: there is no such recipe file.")
+        return path
+    same = [full for full in known if full.partition("/")[2] == name]
+    if len(same) == 1:
+        return known[same[0]]
+    if same:
+        raise PcsError(f'recipe "{name}" could be any of {", ".join(same)}; give one of these.')
+    raise PcsError(f'unknown recipe "{name}"; {did_you_mean(name, known)} `pcs recipes list` shows all.')
+
+
+def load(name: str, changes: dict[str, Any] | None = None, *, backbone: str | None = None) -> Recipe:
+    """Read a recipe by name or path, adapt it to the base, apply `changes`, and check all of it.
+
+    A recipe holds what its paper says; its `bases` section holds what differs on a base (by the base's name or
+    its family's), which is merged first. Then come `changes`, a nested dictionary as `--set` builds it, in which
+    components are addressed by name.
+
+    Raises:
+        PcsError: with one line for every mistake, each with its path in the YAML.
+    """
+    path = find(name)
+    raw = _read(path)
+    per_base = raw.pop("bases", None) or {}
+    if backbone:
+        raw["backbone"] = backbone
+    mistakes: list[str] = []
+    _merge(raw, per_base.get(raw.get("backbone", "mini"), {}), mistakes)
+    _merge(raw, changes or {}, mistakes)
+    return _checked(raw, mistakes, str(path))
+
+
+def parse(text: str, source: str) -> Recipe:
+    """Read a fully resolved recipe, as `Recipe.dump` wrote it; `source` names it in messages."""
+    return _checked(_plain(text, source), [], source)
+
+
+def parse_change(text: str) -> dict[str, Any]:
+    """Turn one `--set` argument, `train.steps=200`, into `{"train": {"steps": 200}}`; the value is YAML.
+
+    Raises:
+        PcsError: it has no `=` or an empty key.
+    """
+    path, equals, value = text.partition("=")
+    keys = path.strip().split(".")
+    if not equals or not all(keys):
+        raise PcsError(f'--set {text}: give KEY=VALUE, for example "train.steps=200".')
+    try:
+        change: Any = yaml.load(value, Loader=_Loader)
+    except yaml.YAMLError:
+        change = value
+    for key in reversed(keys):
+        change = {key: change}
+    return change
+
+
+def changes_of(settings: list[str]) -> dict[str, Any]:
+    """Merge several `--set` arguments, the later over the earlier."""
+    merged: dict[str, Any] = {}
+    for setting in settings:
+        _merge(merged, parse_change(setting), [])
+    return merged
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        return _plain(path.read_text(encoding="utf-8"), str(path))
+    except (OSError, UnicodeDecodeError) as error:
+        raise PcsError(f"{path}: cannot be read as text ({error}).") from error
+
+
+def _plain(text: str, source: str) -> dict[str, Any]:
+    try:
+        raw = yaml.load(text, Loader=_Loader)
+    except yaml.YAMLError as error:
+        raise PcsError(f"{source}: is not valid YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(raw, dict):
+        raise PcsError(f"{source}: a recipe is a mapping of keys; see `pcs recipes show dreambooth_lora`.")
+    return raw
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML 1.1, except that 1e-4 is a number, as everybody who writes learning rates expects."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?$|^[-+]?\.(inf|Inf)$|^\.(nan|NaN)$"),
+    list("-+0123456789."),
+)
+
+
+def _merge(onto: dict[str, Any], patch: dict[str, Any], mistakes: list[str]) -> None:
+    """Merge `patch` into `onto`, dictionaries key by key, and `components` by component name."""
+    for key, value in patch.items():
+        here = onto.get(key)
+        if isinstance(here, dict) and isinstance(value, dict):
+            _merge(here, value, mistakes)
+        elif key == "components" and isinstance(here, list) and isinstance(value, dict):
+            onto[key] = _merge_components(here, value, mistakes)
+        else:
+            onto[key] = copy.deepcopy(value)
+
+
+def _merge_components(listed: list[Any], patch: dict[str, Any], mistakes: list[str]) -> list[Any]:
+    """Change the settings of listed components; a component set to null is dropped, a new name is an error."""
+    by_name: dict[str, Any] = {}
+    for item in listed:
+        name, settings = _named(item)
+        by_name[name] = settings
+    for name, settings in patch.items():
+        if name not in by_name:
+            mistakes.append(f"components.{name}: the recipe has no such component; {did_you_mean(name, by_name)}")
+        elif settings is None:
+            del by_name[name]
+        else:
+            _merge(by_name[name], settings, mistakes)
+    return [{name: settings} for name, settings in by_name.items()]
+
+
+def _named(item: Any) -> tuple[str, dict[str, Any]]:
+    """Split `lora` or `{lora: {rank: 4}}` into name and settings."""
+    if isinstance(item, dict) and len(item) == 1:
+        name, settings = next(iter(item.items()))
+        return str(name), dict(settings or {})
+    return str(item), {}
+
+
+def _checked(raw: dict[str, Any], mistakes: list[str], source: str) -> Recipe:
+    raw = dict(raw)
+    listed = raw.pop("components", None) or []
+    modality = raw.get("modality", "image")
+    parts: list[Component] = []
+    for item in listed:
+        parts += _component(item, str(modality), mistakes)
+    try:
+        recipe = Recipe.model_validate(raw).model_copy(update={"components": parts})
+    except ValidationError as error:
+        mistakes += _explained(error, "", Recipe)
+        raise _mistaken(mistakes, source) from None
+    names = [part.name for part in parts]
+    mistakes += [f"components: {name} is listed twice." for name in sorted({n for n in names if names.count(n) > 1})]
+    learners = set(names)
+    for number, phase in enumerate(recipe.phases):
+        for name in phase.learn:
+            if name not in learners:
+                mistakes.append(f"phases.{number}.learn.{name}: is not a component; {did_you_mean(name, learners)}")
+    if mistakes:
+        raise _mistaken(mistakes, source)
+    return recipe
+
+
+def _component(item: Any, modality: str, mistakes: list[str]) -> list[Component]:
+    name, settings = _named(item)
+    try:
+        face: type[Component] = plugins.load("components", name, Component, modality)
+        return [face.model_validate(settings)]
+    except PcsError as error:
+        mistakes.append(f"components: {error}")
+    except ValidationError as error:
+        mistakes += _explained(error, f"components.{name}.", plugins.load("components", name, Component, modality))
+    return []
+
+
+def _mistaken(mistakes: list[str], source: str) -> PcsError:
+    if len(mistakes) == 1:
+        return PcsError(f"{source}: {mistakes[0]}")
+    return PcsError(f"{source}: {len(mistakes)} mistakes:\n" + "\n".join(f"  {line}" for line in mistakes))
+
+
+def _explained(error: ValidationError, prefix: str, model: type[BaseModel]) -> list[str]:
+    lines: list[str] = []
+    for one in error.errors(include_url=False):
+        path = prefix + ".".join(str(key) for key in one["loc"])
+        if one["type"] == "extra_forbidden":
+            lines.append(f"{path}: unknown key; {did_you_mean(str(one['loc'][-1]), _fields(model, one['loc'][:-1]))}")
+        elif one["type"] == "missing":
+            lines.append(f"{path}: is missing.")
+        else:
+            reason = one["msg"].removeprefix("Value error, ")
+            lines.append(f"{path}: {reason[0].lower()}{reason[1:]}, not {one['input']!r}.")
+    return lines
+
+
+def _fields(model: type[BaseModel], loc: tuple[int | str, ...]) -> list[str]:
+    """Names of the fields that the section at `loc` allows."""
+    for key in loc:
+        if isinstance(key, int):
+            continue
+        inner = model.model_fields[key].annotation
+        inner = get_args(inner)[0] if get_args(inner) else inner
+        if not (isinstance(inner, type) and issubclass(inner, BaseModel)):
+            return []
+        model = inner
+    return list(model.model_fields)

@@ -1,0 +1,154 @@
+"""What a run looks at while it trains: how well it fits, how like the subject, how true to the prompt, how far gone."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass, replace
+from statistics import mean
+from typing import TypeAlias
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from modalities.core import generate, media
+from modalities.core.backbone import Posterior
+from modalities.core.encoders import ImageEncoder, TextImageEncoder
+from modalities.core.metrics.subject_similarity import SubjectSimilarity
+from modalities.core.metrics.text_alignment import TextAlignment
+from modalities.core.step import Batch, denoise
+from modalities.core.studio import Studio
+
+TIMES = 4
+COARSEST = 4
+CHUNK = 8
+
+
+@dataclass(frozen=True)
+class Look:
+    """Measurements at one step.
+
+    Attributes:
+        step: steps done.
+        loss: mean error on the reference photos at fixed noise and times.
+        subject: mean similarity of the previews to the photos.
+        text: mean alignment of the previews with their prompts.
+        drift: change of the answers to class prompts, relative to the base's answers; 0 is none.
+        balance: harmonic mean of the share of the subject that was gained and of the text alignment that was
+            kept, each in [0, 1]; the base itself has 0.
+        best: whether it is the best so far.
+    """
+
+    step: int
+    loss: float
+    subject: float
+    text: float
+    drift: float
+    balance: float
+    best: bool = False
+
+    def line(self) -> dict[str, float | int | bool]:
+        """As a line of `metrics.jsonl`."""
+        return asdict(self)
+
+
+Final: TypeAlias = tuple[str, Image.Image, list[Image.Image]]
+
+
+class Validation:
+    """Looks at a studio with the same noise, times, prompts and seeds every time."""
+
+    def __init__(self, studio: Studio, likeness: ImageEncoder, prompts: TextImageEncoder) -> None:
+        """Measure the base itself first; the studio must not have learned anything yet."""
+        self._studio = studio
+        # An encoder that sees a few pixels of each picture has no say in which step is kept.
+        self.can_judge = COARSEST * min(likeness.side, prompts.side) >= studio.resolution
+        settings = studio.recipe.validation
+        concept = studio.concept
+        self._prompts = [concept.prompt(template) for template in settings.prompts]
+        self._captions = [concept.class_prompt(template) for template in settings.prompts]
+        self._similarity = SubjectSimilarity(likeness, [photo.open() for photo in concept.photos])
+        self._alignment = TextAlignment(prompts)
+        self._photos = self._fixed(studio.encode(concept.photos), self._photo_prompts(), "validation")
+        self.before = generate.previews(studio, self._captions, 1)
+        self._class = self._fixed(self._encoded(self.before), self._captions, "drift")
+        self._base_answers = self._answers(self._class)
+        self._subject_span = (mean(self._similarity.score(self.before)), self._similarity.ceiling())
+        aligned = mean(self._alignment.score(self.before, self._captions))
+        self._text_span = (self._alignment.floor(self.before, self._captions), aligned)
+
+    @property
+    def select(self) -> str:
+        """How the kept step is chosen: as the recipe says, but the last where the encoders cannot judge."""
+        return self._studio.recipe.validation.select if self.can_judge else "last"
+
+    def look(self, step: int) -> tuple[Look, list[Image.Image]]:
+        """Measure; return the numbers and the previews, prompt by prompt.
+
+        Before the first step the previews are what the base makes of the class prompts.
+        """
+        count = self._studio.recipe.validation.images if step else 1
+        images = generate.previews(self._studio, self._prompts, count) if step else self.before
+        captions = [caption for caption in self._captions for _ in range(count)]
+        subject = mean(self._similarity.score(images))
+        text = mean(self._alignment.score(images, captions))
+        balance = _harmonic(_share(subject, self._subject_span), _share(text, self._text_span))
+        return Look(step, self.loss(), subject, text, self._drift(), balance), images
+
+    def final(self, images: int) -> list[Final]:
+        """Of each prompt: its template, what the base made of it, and `images` pictures of the subject."""
+        templates = self._studio.recipe.validation.prompts
+        made = generate.previews(self._studio, self._prompts, images)
+        return [
+            (template, self.before[number], made[number * images : (number + 1) * images])
+            for number, template in enumerate(templates)
+        ]
+
+    def loss(self) -> float:
+        """Mean error on the reference photos at fixed noise and times."""
+        with torch.no_grad():
+            errors = [denoise(self._studio.backbone, part).error for part in _chunks(self._photos)]
+        return float(torch.cat(errors).mean())
+
+    def _drift(self) -> float:
+        change = self._answers(self._class) - self._base_answers
+        return float(change.square().mean() / self._base_answers.square().mean())
+
+    def _answers(self, batch: Batch) -> Tensor:
+        with torch.no_grad():
+            return torch.cat([denoise(self._studio.backbone, part).prediction for part in _chunks(batch)])
+
+    def _photo_prompts(self) -> list[str]:
+        recipe = self._studio.recipe
+        return [self._studio.concept.prompt(recipe.data.prompts[0]) for _ in self._studio.concept.photos]
+
+    def _fixed(self, posterior: Posterior, prompts: list[str], purpose: str) -> Batch:
+        """Every picture at `TIMES` evenly spaced times, always with the same noise."""
+        rows = [row for row in range(len(prompts)) for _ in range(TIMES)]
+        spelled = [prompts[row] for row in rows]
+        batch = self._studio.batch(posterior, rows, spelled, range(len(rows)), purpose=purpose)
+        middle = torch.tensor([(index % TIMES + 0.5) / TIMES for index in range(len(rows))])
+        times = self._studio.backbone.schedule.timesteps(middle.to(batch.latents.device))
+        return replace(batch, t=times)
+
+    def _encoded(self, images: list[Image.Image]) -> Posterior:
+        with torch.no_grad():
+            rows = [self._studio.backbone.encode(media.to_pixels(image)[None]) for image in images]
+        mean, std = torch.cat([row.mean for row in rows]), torch.cat([row.std for row in rows])
+        return Posterior(mean, std, rows[0].shift, rows[0].scale)
+
+
+def _chunks(batch: Batch) -> list[Batch]:
+    return [batch.part(start, start + CHUNK) for start in range(0, len(batch.prompts), CHUNK)]
+
+
+def _share(value: float, span: tuple[float, float]) -> float:
+    """Where `value` stands between the two ends of `span`, in [0, 1]."""
+    low, high = span
+    if math.isclose(low, high):
+        return 0.0
+    return min(1.0, max(0.0, (value - low) / (high - low)))
+
+
+def _harmonic(first: float, second: float) -> float:
+    return 2 * first * second / (first + second) if first + second > 0 else 0.0

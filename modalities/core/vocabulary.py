@@ -1,0 +1,62 @@
+"""New words for a frozen text encoder: rows of their own behind its embedding table, which alone learn."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.nn import Parameter
+
+from modalities.core.errors import PcsError
+
+
+def add_words(tokenizer: Any, encoder: Any, words: list[str], start: Float[Tensor, "words width"]) -> Parameter:
+    """Teach tokenizer and text encoder new words; return their embeddings, `(words, width)`, which may learn.
+
+    Raises:
+        PcsError: the tokenizer knows one of them already.
+    """
+    known = [word for word in words if word in tokenizer.get_vocab()]
+    if known:
+        raise PcsError(f"the base already knows the token {known[0]}; choose another.")
+    tokenizer.add_tokens(words)
+    extended = ExtendedEmbedding(encoder.get_input_embeddings(), tokenizer.convert_tokens_to_ids(words[0]), start)
+    encoder.set_input_embeddings(extended)
+    return extended.rows
+
+
+def mean_embedding(tokenizer: Any, encoder: Any, text: str) -> Float[Tensor, " width"]:
+    """Return the mean of the embeddings of `text`, float32.
+
+    Raises:
+        PcsError: the text has no token.
+    """
+    ids = tokenizer(text, add_special_tokens=False).input_ids
+    if not ids:
+        raise PcsError(f'"{text}" has no token to start from.')
+    table: Tensor = encoder.get_input_embeddings().weight
+    return table[torch.tensor(ids, device=table.device)].float().mean(0)
+
+
+class ExtendedEmbedding(nn.Module):
+    """An embedding table whose ids from `first` on are `rows`."""
+
+    def __init__(self, table: nn.Module, first: int, rows: Float[Tensor, "words width"]) -> None:
+        super().__init__()
+        self.table = table
+        self.first = first
+        self.rows = Parameter(rows.detach().clone())
+
+    @property
+    def weight(self) -> Tensor:
+        """The table of the words that the base knew."""
+        return self.table.weight  # pyright: ignore
+
+    def forward(self, ids: Int[Tensor, ...]) -> Float[Tensor, "... width"]:
+        """Look ids up."""
+        is_new = ids >= self.first
+        known = self.table(torch.where(is_new, 0, ids))
+        new = nn.functional.embedding(torch.where(is_new, ids - self.first, 0), self.rows)
+        return torch.where(is_new[..., None], new.to(known.dtype), known)
