@@ -1,0 +1,176 @@
+"""Stable Diffusion 1.x and 2.x (Rombach et al., CVPR 2022), epsilon or v prediction.
+
+https://arxiv.org/abs/2112.10752
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import torch
+from jaxtyping import Float, Num
+from torch import Tensor
+
+from modalities.core.backbone import Backbone, Conditioning
+from modalities.core.components.lora import low_rank_product
+from modalities.core.schedule import DiffusionSchedule
+
+# Inside a residual block, the original name of each layer that can be adapted.
+LDM_RESNET = {
+    "conv1": "in_layers.2",
+    "time_emb_proj": "emb_layers.1",
+    "conv2": "out_layers.3",
+    "conv_shortcut": "skip_connection",
+}
+
+
+class StableDiffusion(Backbone):
+    """Any diffusers folder or Hub id whose pipeline is `StableDiffusionPipeline`."""
+
+    pipelines: ClassVar[tuple[str, ...]] = ("StableDiffusionPipeline",)
+    denoiser_part: ClassVar[str] = "unet"
+    load_options: ClassVar[dict[str, Any]] = {"safety_checker": None, "requires_safety_checker": False}
+    selectors: ClassVar[dict[str, str]] = {
+        "attention": r"attn[12]\.(to_q|to_k|to_v|to_out\.0)$",
+        "self_attention": r"attn1\.(to_q|to_k|to_v|to_out\.0)$",
+        "cross_attention": r"attn2\.(to_q|to_k|to_v|to_out\.0)$",
+        "cross_attention.kv": r"attn2\.(to_k|to_v)$",
+        "feed_forward": r"ff\.net\.(0\.proj|2)$",
+        "projections": r"proj_(in|out)$",
+        "convolutions": r"resnets\.\d+\.(conv1|conv2|conv_shortcut)$",
+        "spatial": r"(attn[12]\.(to_q|to_k|to_v|to_out\.0)|ff\.net\.(0\.proj|2)|proj_(in|out))$",
+    }
+
+    @classmethod
+    def open(cls, pipeline: Any, fingerprint: str, device: torch.device) -> StableDiffusion:
+        from diffusers import DPMSolverMultistepScheduler
+
+        schedule = DiffusionSchedule(dict(pipeline.scheduler.config))
+        # DPM-Solver++ (Lu et al., 2022) reaches DDIM's quality at 50 steps in about 20.
+        pipeline.scheduler = DPMSolverMultistepScheduler.from_config(pipeline.scheduler.config)
+        return cls(pipeline, fingerprint, device, schedule)
+
+    def embed(self, prompts: Sequence[str]) -> Conditioning:
+        tokenizer, encoder = self.tokenizers["text_encoder"], self.text_encoders["text_encoder"]
+        # A token of several vectors is spelled out, as the pipeline itself does.
+        spelled = [self._pipeline.maybe_convert_prompt(prompt, tokenizer) for prompt in prompts]
+        tokens = tokenizer(
+            spelled,
+            padding="max_length",
+            truncation=True,
+            max_length=tokenizer.model_max_length,
+            return_tensors="pt",
+        )
+        hidden = encoder(tokens.input_ids.to(self.device))[0]
+        return Conditioning({"encoder_hidden_states": hidden})
+
+    def predict(
+        self, noisy: Float[Tensor, "b ..."], t: Num[Tensor, " b"], conditioning: Conditioning
+    ) -> Float[Tensor, "b ..."]:
+        denoiser: Any = self.denoiser
+        with self.autocast():
+            return denoiser(noisy.to(self.dtype), t, **conditioning.tensors, return_dict=False)[0]
+
+    # -- other tools' names ----------------------------------------------------------------------------------
+
+    def portable_lora(self, weights: dict[str, Tensor], scale: float) -> dict[str, dict[str, Tensor]]:
+        kohya: dict[str, Tensor] = {}
+        comfyui: dict[str, Tensor] = {}
+        canonical: dict[str, Tensor] = {}
+        for name, value in weights.items():
+            module, side = re.fullmatch(r"(.*)\.lora_([AB])\.weight", name).groups()  # pyright: ignore
+            module = self._canonical(module)
+            canonical[f"{module}.lora_{side}.weight"] = value
+            layer = "lora_down" if side == "A" else "lora_up"
+            for layout, key in ((kohya, _kohya(module)), (comfyui, self._comfyui(module))):
+                layout[f"{key}.{layer}.weight"] = value
+                if side == "A":
+                    layout[f"{key}.alpha"] = torch.tensor(scale * value.shape[0])
+        return super().portable_lora(canonical, scale) | {"kohya": kohya, "comfyui": comfyui}
+
+    def _canonical(self, module: str) -> str:
+        """Give text-encoder modules the `text_model.` that transformers 5 leaves out and all other tools expect."""
+        return re.sub(r"^text_encoder\.(?!text_model\.)", "text_encoder.text_model.", module)
+
+    def _comfyui(self, module: str) -> str:
+        part, _, inner = module.partition(".")
+        if part == "unet":
+            return f"diffusion_model.{self.ldm_name(inner)}"
+        # SD 2.x has the wider OpenCLIP-H, which ComfyUI calls clip_h.
+        clip = "clip_h" if self.text_encoders["text_encoder"].config.hidden_size == 1024 else "clip_l"
+        return f"text_encoders.{clip}.transformer.{inner}"
+
+    def ldm_name(self, module: str) -> str:
+        """Return the name that a UNet module has in the original code: "down_blocks.1.attentions.0.proj_in" ->
+        "input_blocks.4.1.proj_in"."""
+        config: Any = self.denoiser.config
+        layers = int(config.layers_per_block)
+        fixed = {
+            "conv_in": "input_blocks.0.0",
+            "conv_out": "out.2",
+            "time_embedding.linear_1": "time_embed.0",
+            "time_embedding.linear_2": "time_embed.2",
+        }
+        if module in fixed:
+            return fixed[module]
+        block, kind, index, rest = _split(module)
+        if kind == "resnets":
+            rest = LDM_RESNET[rest]
+        if block == "mid":
+            place = "middle_block.1" if kind == "attentions" else f"middle_block.{2 * index}"
+            return f"{place}.{rest}"
+        number = int(block[2:])
+        if block.startswith("dn"):
+            if kind == "downsamplers":
+                return f"input_blocks.{number * (layers + 1) + layers + 1}.0.op"
+            return f"input_blocks.{number * (layers + 1) + index + 1}.{int(kind == 'attentions')}.{rest}"
+        if kind == "upsamplers":
+            has_attention = "CrossAttn" in config.up_block_types[number]
+            return f"output_blocks.{number * (layers + 1) + layers}.{1 + int(has_attention)}.conv"
+        return f"output_blocks.{number * (layers + 1) + index}.{int(kind == 'attentions')}.{rest}"
+
+    def comfyui_deltas(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint
+
+        deltas = {
+            key.removesuffix(".lora_down.weight"): (
+                low_rank_product(tensors[key.replace("lora_down", "lora_up")], down)
+                * (tensors[key.replace("lora_down.weight", "alpha")] / down.shape[0])
+            )
+            for key, down in tensors.items()
+            if key.endswith(".lora_down.weight")
+        }
+        original = {f"model.{key}.weight": delta for key, delta in deltas.items() if key.startswith("diffusion_model.")}
+        # diffusers counts the blocks it finds, so each must be there.
+        names = [name for name, _ in self.denoiser.named_modules() if re.search(r"(^|\.)(conv_in|conv1|conv)$", name)]
+        for block in {".".join(self.ldm_name(name).split(".")[:2]) for name in names}:
+            original[f"model.diffusion_model.{block}.9.unused"] = torch.empty(0)
+        unet: dict[str, Tensor] = convert_ldm_unet_checkpoint(original, dict(self.denoiser.config))  # pyright: ignore
+        read = {f"unet.{key.removesuffix('.weight')}": delta for key, delta in unet.items() if delta.numel()}
+        flat = not hasattr(self.text_encoders["text_encoder"], "text_model")
+        for key, delta in deltas.items():
+            if key.startswith("text_encoders."):
+                inner = key.split(".transformer.", 1)[1]
+                read["text_encoder." + (inner.removeprefix("text_model.") if flat else inner)] = delta
+        return read
+
+
+def _kohya(module: str) -> str:
+    part, _, inner = module.partition(".")
+    prefix = "lora_unet" if part == "unet" else "lora_te"
+    return f"{prefix}_{inner.replace('.', '_')}"
+
+
+def _split(module: str) -> tuple[str, str, int, str]:
+    """Take "down_blocks.1.resnets.0.conv1" apart into ("dn1", "resnets", 0, "conv1")."""
+    parts = module.split(".")
+    if parts[0] == "mid_block":
+        return "mid", parts[1], int(parts[2]), ".".join(parts[3:])
+    return (
+        ("dn" if parts[0] == "down_blocks" else "up") + parts[1],
+        parts[2],
+        int(parts[3]),
+        ".".join(parts[4:]),
+    )
