@@ -1,0 +1,100 @@
+"""Write a built base as a folder that StableDiffusionPipeline, AutoModel and people can read."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from diffusers import StableDiffusionPipeline
+from safetensors.torch import save_file
+from torch import nn
+from transformers import PreTrainedModel
+
+from modalities.core.files import replacing, write_json, write_text
+from modalities.mini import denoiser
+from modalities.mini.check import check, check_encoders
+from modalities.mini.model_card import model_card
+
+if TYPE_CHECKING:
+    from modalities.mini.build import Workshop
+
+
+def write_base(workshop: Workshop, out: Path) -> dict[str, Any]:
+    """Build whatever is missing, write the whole folder, measure it, and return what `build.json` says."""
+    write_pipeline(workshop, workshop.denoiser, out)
+    write_probe(workshop.probe, out)
+    write_encoders(workshop, out)
+    recipe = workshop.recipe
+    steps = recipe.denoiser.steps + recipe.anneal.steps
+    facts = {
+        "edition": recipe.edition,
+        "seed": recipe.seed,
+        "recipe_sha256": hashlib.sha256(recipe.model_dump_json().encode()).hexdigest(),
+        "denoiser_steps": steps,
+        "denoiser_samples": steps * recipe.denoiser.batch,
+        "megabytes": round(sum(path.stat().st_size for path in out.rglob("*.safetensors")) / 1e6, 1),
+        "measured": {**check(out, recipe.check), **check_encoders(out)},
+        "recipe": json.loads(recipe.model_dump_json()),
+    }
+    write_json(out / "build.json", facts)
+    write_text(out / "README.md", model_card(facts))
+    return facts
+
+
+def write_pipeline(workshop: Workshop, networks: nn.ModuleDict, out: Path) -> None:
+    """Write autoencoder, tokenizer, text encoder, UNet and scheduler in half precision."""
+    pipeline = StableDiffusionPipeline(
+        vae=workshop.autoencoder,
+        text_encoder=networks["text_encoder"],
+        tokenizer=workshop.tokenizer,
+        unet=networks["unet"],
+        scheduler=denoiser.new_scheduler(workshop.recipe.denoiser.prediction),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+    pipeline.set_progress_bar_config(disable=True)
+    pipeline.to(torch.float16).save_pretrained(out)
+    _load_as_float32(out / "text_encoder")
+
+
+def write_probe(probe: nn.Module, out: Path) -> None:
+    """Write the classifier in half precision."""
+    path = out / "probe" / "model.safetensors"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as temporary:
+        save_file({name: tensor.half().contiguous() for name, tensor in probe.state_dict().items()}, temporary)
+
+
+def write_encoders(workshop: Workshop, out: Path) -> None:
+    """Write both metric encoders in half precision, each with what prepares its input."""
+    size = workshop.recipe.size
+    _write_encoder(workshop.subject_encoder, out / "subject_encoder", size)
+    _write_encoder(workshop.clip, out / "clip", size)
+    workshop.tokenizer.save_pretrained(out / "clip")
+
+
+def _write_encoder(model: PreTrainedModel, folder: Path, size: int) -> None:
+    model.half().save_pretrained(folder)
+    _load_as_float32(folder)
+    preprocessor = {
+        "image_processor_type": "ViTImageProcessor",
+        "do_convert_rgb": True,
+        "do_resize": True,
+        "size": {"height": size, "width": size},
+        "resample": 3,
+        "do_rescale": True,
+        "do_normalize": True,
+        "image_mean": [0.5, 0.5, 0.5],
+        "image_std": [0.5, 0.5, 0.5],
+    }
+    write_json(folder / "preprocessor_config.json", preprocessor)
+
+
+def _load_as_float32(folder: Path) -> None:
+    """Let transformers load these half precision weights in float32, as diffusers does with its own."""
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    write_json(folder / "config.json", {**config, "dtype": "float32"})

@@ -1,0 +1,148 @@
+"""The build recipe of the embedded base: every number that decides how it comes out."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import yaml
+from pydantic import Field, ValidationError
+
+from modalities.core.errors import PcsError
+from modalities.core.recipe import Section
+
+Positive = Annotated[int, Field(gt=0)]
+Rate = Annotated[float, Field(gt=0)]
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class WorldSettings(Section):
+    """What is rendered and said."""
+
+    pictures: Positive
+    captions: Positive
+    """Different captions of each picture."""
+
+
+class AutoencoderSettings(Section):
+    """The autoencoder. It has no attention, so cheap crops serve for most of its training."""
+
+    channels: tuple[Positive, Positive, Positive]
+    pictures: Positive
+    """How many of the rendered pictures it learns from."""
+    steps_on_crops: int
+    steps_on_pictures: int
+    batch_on_crops: Positive
+    batch_on_pictures: Positive
+    learning_rate: Rate
+    warmup: int
+    anneal: int
+    average: Share
+    foreign_share: Share
+    """Share of each batch that is not of the mini world, for the sake of photos."""
+    kl_weight: float
+    halved_weight: float
+    """Weight of the reconstruction at half the size, see `AutoencoderTask.loss`."""
+
+    @property
+    def steps(self) -> int:
+        return self.steps_on_crops + self.steps_on_pictures
+
+
+class DenoiserSettings(Section):
+    """The text encoder and the UNet; `steps` may grow later, the rest starts training anew."""
+
+    channels: tuple[Positive, Positive, Positive]
+    head_width: Positive
+    text_width: Positive
+    text_layers: Positive
+    prediction: Literal["epsilon", "v_prediction"]
+    snr_limit: float
+    batch: Positive
+    learning_rate: Rate
+    warmup: int
+    caption_dropout: Share
+    average: Share
+    steps: Positive
+
+
+class AnnealSettings(Section):
+    """The last stretch of the denoiser, in which the learning rate falls to zero."""
+
+    steps: Positive
+
+
+class ProbeSettings(Section):
+    """The classifier that judges what the base draws."""
+
+    widths: tuple[Positive, ...]
+    steps: Positive
+    batch: Positive
+    learning_rate: Rate
+
+
+class SubjectEncoderSettings(Section):
+    """The network that knows an individual again."""
+
+    widths: tuple[Positive, ...]
+    families: Positive
+    """How many individuals are rendered for it."""
+    views: Annotated[int, Field(ge=2)]
+    """Pictures of each."""
+    classes: Positive
+    """Classes in one batch."""
+    individuals: Positive
+    """Individuals in one batch, two pictures of each."""
+    temperature: Rate
+    steps: Positive
+    learning_rate: Rate
+
+
+class ClipSettings(Section):
+    """The network that compares a picture with words."""
+
+    width: Positive
+    layers: Positive
+    patch: Positive
+    steps: Positive
+    batch: Positive
+    learning_rate: Rate
+
+
+class CheckSettings(Section):
+    """How drawings are made that a base is judged by."""
+
+    pictures: Positive = 300
+    steps: Positive = 25
+    guidance: float = 3.0
+
+
+class BuildRecipe(Section):
+    """All of it. `seed` decides every random number; `size` is the side of the pictures in pixels."""
+
+    edition: Positive
+    seed: Annotated[int, Field(ge=0)]
+    size: Annotated[int, Field(gt=0, multiple_of=16)]
+    vocabulary: Annotated[int, Field(gt=600)]
+    world: WorldSettings
+    autoencoder: AutoencoderSettings
+    denoiser: DenoiserSettings
+    anneal: AnnealSettings
+    probe: ProbeSettings
+    subject_encoder: SubjectEncoderSettings
+    clip: ClipSettings
+    check: CheckSettings = CheckSettings()
+
+
+def load(path: Path) -> BuildRecipe:
+    """Read the `build` section of a base's YAML.
+
+    Raises:
+        PcsError: the file is missing, or holds something else; all mistakes at once.
+    """
+    try:
+        listed = yaml.safe_load(path.read_text(encoding="utf-8"))
+        return BuildRecipe.model_validate(listed["build"])
+    except (OSError, yaml.YAMLError, KeyError, TypeError) as error:
+        raise PcsError(f"{path}: is not a base with a build recipe ({error}).") from error
+    except ValidationError as error:
+        mistakes = [f"build.{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors()]
+        raise PcsError(f"{path}: " + "; ".join(mistakes)) from error
