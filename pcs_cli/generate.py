@@ -1,0 +1,75 @@
+"""`pcs generate`: the subject of a run in scenes that you describe."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pcs_cli.console import console
+from pcs_cli.options import Json, Offline, Out, Quiet
+
+
+def generate(
+    run: Annotated[Path, typer.Argument(help="A run folder of `pcs train`.")],
+    prompts: Annotated[list[str], typer.Argument(help='What to show; {} is the subject: "a {} in the snow".')],
+    count: Annotated[int, typer.Option("-n", min=1, max=10_000, help="Images for each prompt.")] = 1,
+    seed: Annotated[int, typer.Option(min=0, help="Same seed, same bytes.")] = 0,
+    out: Out = None,
+    grid: Annotated[bool, typer.Option("--grid", help="Also write a contact sheet of all images.")] = False,
+    offline: Offline = False,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Generate images of the subject of a run.
+
+    Image number i of a seed always starts from the same noise, so its bytes depend on the prompt, the seed and i
+    alone, not on how many are made.
+
+    Example: pcs generate runs/rex "a {} in the snow" -n 4
+    """
+    console.setup(json=json, quiet=quiet)
+    from pcs_cli import settings
+
+    machine = settings.load(offline=offline)
+    from modalities.core.artifact import Artifact
+    from modalities.core.files import require_writable
+
+    artifact = Artifact.open(run)
+    concept = artifact.concept()
+    spelled = [concept.prompt(prompt) for prompt in prompts]
+    folder = out or run / "images"
+    require_writable(folder, megabytes=5)
+
+    from modalities.core import generate as images
+    from modalities.core import media
+    from modalities.core.report import contact_sheet
+
+    written: list[Path] = []
+    rows: list[tuple[str, list[media.Image.Image]]] = []
+    with console.progress() as progress:
+        studio = artifact.studio(machine.machine(), progress)
+        progress.start("generating", len(spelled) * count)
+        for prompt in spelled:
+            rows.append((prompt, []))
+            for index in range(count):
+                picture = images.of_studio(studio, prompt, seed=seed, index=index)
+                path = folder / f"{_slug(prompt)}-seed{seed}-{index:03}.png"
+                media.save_png(picture, path, {"prompt": prompt, "seed": str(seed), "index": str(index)})
+                written.append(path)
+                rows[-1][1].append(picture)
+                progress.advance()
+    sheet = folder / f"sheet-seed{seed}.png"
+    if grid:
+        media.save_png(contact_sheet(rows), sheet)
+    console.result(
+        {"images": [str(path) for path in written], "sheet": str(sheet) if grid else None},
+        [str(path) for path in [*written, *([sheet] if grid else [])]],
+    )
+
+
+def _slug(prompt: str) -> str:
+    """A file name that still reads like the prompt."""
+    return re.sub(r"[^a-z0-9]+", "-", prompt.lower()).strip("-")[:60] or "image"

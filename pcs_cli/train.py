@@ -1,0 +1,143 @@
+"""`pcs train image`: photos in, a run folder out."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from pcs_cli.console import console
+from pcs_cli.options import Base, Json, Offline, Out, Quiet, Set
+
+if TYPE_CHECKING:
+    from modalities.core.concept import Concept
+    from modalities.core.personalize import Plan
+    from modalities.core.recipe import Recipe
+
+app = typer.Typer(help="Learn a subject from photos.", no_args_is_help=True)
+
+
+@app.callback()
+def group() -> None:
+    """Learn a subject from photos."""
+
+
+@app.command("image")
+def image(
+    photos: Annotated[Path, typer.Argument(help="Folder with 3 to 10 photos of one subject.")],
+    noun: Annotated[str, typer.Option("--noun", help="What it is, in a word: dog, backpack, man.")],
+    recipe: Annotated[
+        str, typer.Option("--recipe", "-r", help="A name of `pcs recipes list`, or a YAML file.")
+    ] = "image/dreambooth_lora",
+    base: Base = None,
+    changes: Set = [],  # noqa: B006
+    out: Out = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan and stop.")] = False,
+    offline: Offline = False,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Learn a subject from a folder of photos.
+
+    Writes a run folder: the weights, the same weights for diffusers, kohya and ComfyUI, previews, a contact sheet
+    and report.html. The photos are only read.
+
+    Example: pcs train image photos/rex --noun dog
+    """
+    console.setup(json=json, quiet=quiet)
+    from pcs_cli import settings
+
+    machine = settings.load(offline=offline)
+    from modalities.core import bases
+    from modalities.core import recipe as recipes
+    from modalities.core.concept import Concept, checked_noun
+    from modalities.core.errors import Interrupted, PcsError
+
+    noun = checked_noun(noun)
+    chosen = recipes.load(recipe, recipes.changes_of(changes), backbone=base)
+    if chosen.modality != "image":
+        command = {"video": "pcs video customize", "three_d": "pcs 3d", "protect": "pcs protect"}[chosen.modality]
+        raise PcsError(f'recipe "{recipe}" is for {chosen.modality.replace("_", "-")}; use `{command}`.')
+    bases.resolve(chosen.backbone)
+    concept = Concept.from_folder(
+        photos, noun=noun, subject=chosen.data.subject, resolution=chosen.data.resolution or 0
+    )
+    _tell_photos(concept)
+    folder = out or machine.runs / (photos.resolve().name or "run")
+
+    from modalities.core import personalize
+
+    place = machine.machine()
+    if dry_run:
+        _tell_plan(chosen, concept, folder, personalize.plan(chosen, concept, place))
+        return
+    with console.progress() as progress:
+        try:
+            run = personalize.personalize(
+                chosen,
+                concept,
+                folder,
+                place,
+                resume=resume,
+                progress=progress,
+                announce=lambda plan: _tell_plan(chosen, concept, folder, plan),
+            )
+        except Interrupted as stopped:
+            stopped.resume = _resume_command(folder)
+            raise
+    about = run.about()
+    kept = about["kept"]
+    console.result(
+        {
+            "run": str(run.folder),
+            "steps": about["steps"],
+            "kept_step": about["kept_step"],
+            "scores": {name: kept[name] for name in ("loss", "subject", "text", "drift", "balance")},
+            "seconds": about["seconds"],
+            "peak_memory_mb": about["peak_memory_mb"],
+            "weights": str(run.weights_file),
+            "portable": [str(run.portable / name) for name in about["portable"]],
+            "contact_sheet": str(run.contact_sheet),
+            "report": str(run.report),
+        },
+        [
+            f"run            {run.folder}  (kept step {about['kept_step']}, {about['seconds']:.0f} s)",
+            f"contact sheet  {run.contact_sheet}",
+            f"report         {run.report}",
+            f'next           pcs generate {shlex.quote(str(run.folder))} "a {{}} in the snow" -n 4',
+        ],
+    )
+
+
+def _tell_photos(concept: Concept) -> None:
+    for path, reason in concept.skipped:
+        console.warn(f"{path.name} is skipped: it {reason}.")
+    for warning in concept.warnings:
+        console.warn(warning)
+
+
+def _tell_plan(recipe: Recipe, concept: Concept, folder: Path, plan: Plan) -> None:
+    minutes = "under a minute" if plan.seconds < 60 else f"about {plan.seconds / 60:.0f} min"
+    console.facts(
+        recipe.title,
+        {
+            "subject": f"{concept.phrase}, {len(concept.photos)} photos",
+            "base": recipe.backbone,
+            "device": plan.device,
+            "learns": f"{plan.learned:,} numbers in {', '.join(plan.learners)}",
+            "plan": f"at most {plan.steps} steps, {minutes}, {plan.memory_mb / 1000:.1f} GB memory",
+            "writes": f"{folder}, up to {plan.disk_mb:.0f} MB",
+        },
+    )
+
+
+def _resume_command(folder: Path) -> str:
+    """The command that was typed, with --out and --resume."""
+    words = ["pcs", *(word for word in sys.argv[1:] if word != "--resume")]
+    if not {"--out", "-o"} & set(words) and not any(word.startswith("--out=") for word in words):
+        words += ["--out", str(folder)]
+    return shlex.join([*words, "--resume"])
