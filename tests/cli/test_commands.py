@@ -1,0 +1,293 @@
+"""The commands as a person and a script use them."""
+
+from __future__ import annotations
+
+import json
+import re
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from tests.conftest import Typed
+
+Pcs = Callable[..., Typed]
+FAST = [
+    *("--set", "train.steps=4", "--set", "sample.steps=2", "--set", "validation.every=2"),
+    *("--set", 'validation.prompts=["a photo of {}"]', "--set", "validation.images=1"),
+]
+
+
+@pytest.fixture
+def run(pcs: Pcs, photos: Path, base: Path) -> Path:
+    typed = pcs("train", "image", photos, "--noun", "dog", "--base", base, "--out", "run", *FAST)
+    assert typed.code == 0, typed.err
+    return Path("run")
+
+
+# -- start-up ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("words", [["--help"], ["train", "image", "--help"], ["recipes", "list"], ["--version"]])
+def test_light_commands_import_no_torch(words: list[str]) -> None:
+    code = (
+        "import sys; sys.argv = ['pcs', *sys.argv[1:]]\n"
+        "from pcs_cli.app import run\n"
+        "try:\n    run()\nexcept SystemExit:\n    pass\n"
+        "assert 'torch' not in sys.modules and 'transformers' not in sys.modules, 'heavy imports'\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_help_fits_80_columns(pcs: Pcs) -> None:
+    for words in ([], ["train", "image"], ["generate"], ["recipes"], ["base"], ["inspect"], ["doctor"]):
+        typed = pcs(*words, "--help")
+        assert typed.code == 0
+        assert max(len(line) for line in typed.out.splitlines()) <= 80
+
+
+# -- train ---------------------------------------------------------------------------------------------------
+
+
+def test_train_writes_everything_it_names(pcs: Pcs, photos: Path, base: Path) -> None:
+    before = {path: path.read_bytes() for path in photos.iterdir()}
+    typed = pcs("train", "image", photos, "--noun", "dog", "--base", base, "--out", "run", "--json", *FAST)
+    assert typed.code == 0, typed.err
+    result = typed.json
+    assert result["run"] == "run"
+    assert result["steps"] == 4
+    for name in [result["weights"], result["contact_sheet"], result["report"], *result["portable"]]:
+        assert Path(name).stat().st_size > 0, name
+    assert {Path(name).name for name in result["portable"]} == {
+        "lora-diffusers.safetensors",
+        "lora-kohya.safetensors",
+        "lora-comfyui.safetensors",
+    }
+    assert set(result["scores"]) == {"loss", "subject", "text", "drift", "balance"}
+    assert not (Path("run") / "checkpoint.safetensors").exists()
+    assert {path: path.read_bytes() for path in photos.iterdir()} == before
+
+
+def test_the_plan_comes_before_the_work_and_progress_stays_off_stdout(pcs: Pcs, photos: Path, base: Path) -> None:
+    typed = pcs("train", "image", photos, "--noun", "dog", "--base", base, "--out", "run", *FAST)
+    assert typed.err.index("at most 4 steps") < typed.err.index("step 0:") < typed.err.index("step 4:")
+    assert "drift" not in typed.out
+    assert "pcs generate run" in typed.out
+    assert all("\x1b" not in text for text in (typed.out, typed.err))
+
+
+def test_quiet_says_nothing_but_the_result(pcs: Pcs, photos: Path, base: Path) -> None:
+    typed = pcs("train", "image", photos, "--noun", "dog", "--base", base, "--out", "run", "--quiet", *FAST)
+    assert typed.err == ""
+    assert "report" in typed.out
+
+
+def test_dry_run_shows_the_plan_and_writes_nothing(pcs: Pcs, photos: Path, base: Path) -> None:
+    typed = pcs("train", "image", photos, "--noun", "dog", "--base", base, "--out", "run", "--dry-run", *FAST)
+    assert typed.code == 0
+    assert "at most 4 steps" in typed.err
+    assert not Path("run").exists()
+
+
+def test_the_run_folder_is_named_after_the_photos(pcs: Pcs, photos: Path, base: Path) -> None:
+    assert pcs("train", "image", photos, "--noun", "dog", "--base", base, *FAST).code == 0
+    assert Path("runs/photos/weights.safetensors").is_file()
+
+
+def test_ctrl_c_saves_and_says_how_to_go_on(
+    pcs: Pcs, photos: Path, base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import os
+    import signal
+
+    from modalities.core.trainer import Trainer
+
+    original = Trainer.advance
+
+    def interrupting(self: Trainer) -> float:
+        loss = original(self)
+        if self.step == 3:
+            os.kill(os.getpid(), signal.SIGINT)
+        return loss
+
+    monkeypatch.setattr(Trainer, "advance", interrupting)
+    words = ["train", "image", photos, "--noun", "dog", "--base", base, *FAST, "--set", "train.steps=6"]
+    stopped = pcs(*words)
+    assert stopped.code == 130
+    assert "stopped at step 3 of 6" in stopped.err
+    assert "--out runs/photos --resume" in stopped.err
+    monkeypatch.setattr(Trainer, "advance", original)
+    resumed = pcs(*words, "--out", "runs/photos", "--resume")
+    assert resumed.code == 0, resumed.err
+    assert "resumed at step 3" in resumed.err
+
+
+def test_the_report_is_one_file_with_its_pictures_inside(run: Path) -> None:
+    page = (run / "report.html").read_text()
+    assert page.count("data:image/png;base64,") >= 3
+    assert not re.search(r"(src|href)=['\"](?!data:)", page)
+    assert "prefers-color-scheme: dark" in page
+
+
+def test_the_contact_sheet_shows_every_photo_and_prompt(run: Path) -> None:
+    sheet = Image.open(run / "contact-sheet.png")
+    assert sheet.width >= 5 * 160
+    assert sheet.height >= 2 * 180
+
+
+def test_offline_looks_up_no_name(photos: Path, base: Path, encoders: tuple[str, str], tmp_path: Path) -> None:
+    code = (
+        "import socket, sys\n"
+        "def refuse(*words, **_): raise AssertionError(f'looked up {words}')\n"
+        "socket.getaddrinfo = socket.gethostbyname = socket.create_connection = refuse\n"
+        "sys.argv = ['pcs', *sys.argv[1:]]\n"
+        "from pcs_cli.app import run\n"
+        "sys.exit(run())\n"
+    )
+    words = [
+        "train",
+        "image",
+        photos,
+        "--noun",
+        "dog",
+        "--base",
+        base,
+        "--out",
+        tmp_path / "run",
+        "--offline",
+        *FAST,
+    ]
+    environment = {
+        "PATH": "/usr/bin:/bin",
+        "HOME": str(tmp_path),
+        "PCS_SUBJECT_ENCODER": encoders[0],
+        "PCS_CLIP": encoders[1],
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", code, *map(str, words)],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=environment,
+    )
+    assert done.returncode == 0, done.stderr
+    assert socket.getaddrinfo is not None
+
+
+# -- generate ------------------------------------------------------------------------------------------------
+
+
+def test_same_seed_same_bytes_whatever_else_is_asked(pcs: Pcs, run: Path) -> None:
+    together = pcs("generate", run, "a {} in the snow", "a red {}", "-n", 3, "--out", "many", "--json").json["images"]
+    alone = pcs("generate", run, "a red {}", "-n", 2, "--out", "few", "--json").json["images"]
+    for path in alone:
+        twin = Path("many") / Path(path).name
+        assert str(twin) in together
+        assert Path(path).read_bytes() == twin.read_bytes()
+    other = pcs("generate", run, "a red {}", "--seed", 1, "--out", "few", "--json").json["images"]
+    assert Path(other[0]).read_bytes() != Path(alone[0]).read_bytes()
+
+
+def test_images_carry_their_prompt(pcs: Pcs, run: Path) -> None:
+    (path,) = pcs("generate", run, "a {} in the snow", "--json").json["images"]
+    image: Any = Image.open(path)
+    assert image.text["prompt"] == "a sks dog in the snow"
+    assert (image.text["seed"], image.text["index"]) == ("0", "0")
+
+
+def test_grid_writes_a_contact_sheet(pcs: Pcs, run: Path) -> None:
+    typed = pcs("generate", run, "a {}", "-n", 2, "--grid", "--json")
+    assert Image.open(typed.json["sheet"]).width > 300
+
+
+# -- recipes -------------------------------------------------------------------------------------------------
+
+
+def test_recipes_are_listed_with_year_and_paper(pcs: Pcs) -> None:
+    listed = pcs("recipes", "list", "--json").json
+    assert {
+        "image/dreambooth",
+        "image/dreambooth_lora",
+        "image/textual_inversion",
+        "image/pivotal_tuning",
+    } <= set(listed)
+    assert all(one["paper"].startswith("https://") and one["year"] >= 2021 for one in listed.values())
+    text = pcs("recipes", "list").out
+    assert all(name in text for name in listed)
+
+
+def test_a_shown_recipe_is_complete_and_can_be_used(pcs: Pcs, photos: Path, base: Path) -> None:
+    shown = pcs("recipes", "show", "dreambooth_lora", "--base", base).out
+    Path("mine.yaml").write_text(shown)
+    assert pcs("recipes", "check", "mine.yaml").code == 0
+    assert pcs("recipes", "show", "mine.yaml").out == shown
+    typed = pcs("train", "image", photos, "--noun", "dog", "--recipe", "mine.yaml", "--out", "run", *FAST)
+    assert typed.code == 0, typed.err
+
+
+def test_a_copied_recipe_is_the_shipped_one(pcs: Pcs) -> None:
+    assert pcs("recipes", "copy", "textual_inversion", "my.yaml").code == 0
+    assert pcs("recipes", "check", "my.yaml").code == 0
+    again = pcs("recipes", "copy", "textual_inversion", "my.yaml")
+    assert again.code == 2
+    assert "exists already" in again.message
+
+
+# -- looking at things ---------------------------------------------------------------------------------------
+
+
+def test_inspect_tells_a_run_its_files_and_a_base(pcs: Pcs, run: Path, base: Path) -> None:
+    about = pcs("inspect", run, "--json").json
+    assert (about["kind"], about["state"], about["subject"]) == ("run", "finished", "sks dog")
+    for layout in ("diffusers", "kohya", "comfyui"):
+        file = pcs("inspect", run / "portable" / f"lora-{layout}.safetensors", "--json").json
+        assert (file["kind"], file["layout"], file["rank"]) == ("LoRA", layout, "16")
+    assert pcs("inspect", base, "--json").json["family"] == "StableDiffusion"
+
+
+def test_doctor_finds_everything_in_place(pcs: Pcs) -> None:
+    typed = pcs("doctor", "--json")
+    assert typed.json["problems"] == []
+    assert typed.code == 0
+
+
+def test_doctor_sees_two_owners_of_one_name(pcs: Pcs, monkeypatch: pytest.MonkeyPatch) -> None:
+    from pcs_cli import doctor
+
+    monkeypatch.setattr(doctor.metadata, "packages_distributions", lambda: {"modalities": ["modalities", "pcs-cli"]})
+    typed = pcs("doctor", "--json")
+    assert typed.code == 1
+    assert "environment of its own" in typed.json["problems"][0]
+
+
+def test_doctor_sees_a_torchvision_of_another_build(pcs: Pcs, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "torchvision.py").write_text("raise RuntimeError('operator torchvision::nms does not exist')")
+    monkeypatch.syspath_prepend(tmp_path)
+    typed = pcs("doctor", "--json")
+    assert typed.code == 1
+    assert "torchvision does not fit torch" in typed.json["problems"][0]
+
+
+def test_base_check_loads_and_tries_a_base(pcs: Pcs, base: Path) -> None:
+    facts = pcs("base", "check", base, "--json").json
+    assert facts["family"] == "StableDiffusion"
+    assert facts["resolution"] == 32
+
+
+def test_base_list_names_mini(pcs: Pcs) -> None:
+    assert "mini" in json.loads(pcs("base", "list", "--json").out)
+
+
+def test_settings_come_from_the_environment(pcs: Pcs, monkeypatch: pytest.MonkeyPatch, photos: Path) -> None:
+    monkeypatch.setenv("PCS_DEVICE", "gpu")
+    typed = pcs("train", "image", photos, "--noun", "dog")
+    assert typed.code == 2
+    assert 'device "gpu"' in typed.message
+    monkeypatch.setenv("PCS_OFFLINE", "perhaps")
+    assert "PCS_OFFLINE=perhaps" in pcs("train", "image", photos, "--noun", "dog").message

@@ -1,0 +1,204 @@
+"""A tiny build of the base: it learns, goes on after a kill as if nothing had happened, and writes a usable folder."""
+
+import os
+import signal
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from modalities.core.errors import Interrupted, PcsError
+from modalities.core.progress import Silent, StopRequest
+from modalities.mini import captions, settings
+from modalities.mini.autoencoder import batches, encoded, new_autoencoder, normalize_latents
+from modalities.mini.build import Workshop, build
+from modalities.mini.muon import orthogonalized
+from modalities.mini.shards import captions_of
+from modalities.mini.tokenizer import train_tokenizer
+from modalities.mini.training import Stretch, Trainer
+
+RECIPE = Path(__file__).parents[3] / "recipes" / "bases" / "mini.yaml"
+TINY = {
+    "edition": 1,
+    "seed": 3,
+    "size": 32,
+    "vocabulary": 900,
+    "world": {"pictures": 48, "captions": 2},
+    "autoencoder": {
+        "channels": [8, 8, 16], "pictures": 48, "steps_on_crops": 12, "steps_on_pictures": 4,
+        "batch_on_crops": 8, "batch_on_pictures": 4, "learning_rate": 0.003, "warmup": 2, "anneal": 4,
+        "average": 0.9, "foreign_share": 0.25, "kl_weight": 0.005, "halved_weight": 0.25,
+    },
+    "denoiser": {
+        "channels": [16, 32, 32], "head_width": 16, "text_width": 32, "text_layers": 1,
+        "prediction": "v_prediction", "snr_limit": 5, "batch": 8, "learning_rate": 0.003, "warmup": 2,
+        "caption_dropout": 0.1, "average": 0.9, "steps": 6,
+    },
+    "anneal": {"steps": 3},
+    "probe": {"widths": [8, 16], "steps": 3, "batch": 8, "learning_rate": 0.002},
+    "subject_encoder": {
+        "widths": [8, 16], "families": 60, "views": 2, "classes": 2, "individuals": 4, "temperature": 0.1,
+        "steps": 3, "learning_rate": 0.001,
+    },
+    "clip": {"width": 32, "layers": 1, "patch": 8, "steps": 3, "batch": 8, "learning_rate": 0.001},
+    "check": {"pictures": 4, "steps": 2, "guidance": 2.0},
+}  # fmt: skip
+
+
+class KilledAt(Silent):
+    """Sends SIGTERM to the process after so many steps of a stage."""
+
+    def __init__(self, stage: str, steps: int) -> None:
+        self.stage, self.left, self.current = stage, steps, ""
+
+    def start(self, stage: str, total: int, done: int = 0) -> None:
+        self.current = stage
+
+    def advance(self, steps: int = 1, **values: float) -> None:
+        if self.current == self.stage:
+            self.left -= 1
+            if self.left == 0:
+                os.kill(os.getpid(), signal.SIGTERM)
+
+
+@pytest.fixture(scope="module")
+def recipe():
+    return settings.BuildRecipe.model_validate(TINY)
+
+
+@pytest.fixture(scope="module")
+def built(recipe, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("built")
+    facts = build(recipe, folder / "out", folder / "cache", Silent())
+    return folder / "out", facts
+
+
+def test_the_shipped_recipe_is_whole():
+    recipe = settings.load(RECIPE)
+    assert recipe.denoiser.channels[0] % recipe.denoiser.head_width == 0
+
+
+def test_a_recipe_with_a_mistake_says_where(tmp_path):
+    path = tmp_path / "base.yaml"
+    path.write_text("build: {edition: 1, sead: 3}")
+    with pytest.raises(PcsError, match=r"build\.sead"):
+        settings.load(path)
+
+
+def test_a_build_killed_in_the_middle_ends_with_the_same_bytes(recipe, built, tmp_path):
+    for stage, steps in (("render", 5), ("autoencoder", 7), ("denoiser", 4), ("anneal", 2)):
+        with pytest.raises(Interrupted):
+            build(recipe, tmp_path / "out", tmp_path / "cache", KilledAt(stage, steps))
+    build(recipe, tmp_path / "out", tmp_path / "cache", Silent())
+    for path in sorted(built[0].rglob("*.safetensors")):
+        assert path.read_bytes() == (tmp_path / "out" / path.relative_to(built[0])).read_bytes(), path
+
+
+def test_the_folder_loads_as_a_pipeline_without_a_warning(built):
+    from diffusers import StableDiffusionPipeline
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        pipeline = StableDiffusionPipeline.from_pretrained(built[0])
+    pipeline.set_progress_bar_config(disable=True)
+    asked = {"prompt": "a photo of a mug", "num_inference_steps": 2, "output_type": "np"}
+    first, again = (pipeline(**asked, generator=torch.Generator().manual_seed(1)).images for _ in range(2))
+    assert first.shape == (1, 32, 32, 3)
+    assert np.array_equal(first, again)
+
+
+def test_the_metric_encoders_load_by_their_auto_classes(built):
+    from PIL import Image
+
+    from modalities.core.encoders import ImageEncoder, TextImageEncoder
+
+    picture, device = Image.new("RGB", (50, 40), "red"), torch.device("cpu")
+    assert ImageEncoder(str(built[0] / "subject_encoder"), device)([picture]).shape == (1, 16)
+    clip = TextImageEncoder(str(built[0] / "clip"), device)
+    assert clip([picture]).shape == clip.text(["a mug"]).shape == (1, 32)
+
+
+def test_the_facts_say_what_was_measured_and_how(built):
+    out, facts = built
+    assert facts["denoiser_samples"] == 9 * 8
+    assert set(facts["measured"]["drawn"]) == set(facts["measured"]["probe_on_renders"])
+    assert "edition 1" in (out / "README.md").read_text()
+
+
+def test_a_video_net_of_the_same_channels_takes_every_tensor_of_the_unet():
+    from diffusers import UNet3DConditionModel
+
+    from modalities.mini.denoiser import new_unet
+
+    flat = new_unet((32, 32, 64), 16, 32, 8).eval()
+    video = UNet3DConditionModel(
+        sample_size=8,
+        down_block_types=("DownBlock3D", "CrossAttnDownBlock3D", "CrossAttnDownBlock3D"),
+        up_block_types=("CrossAttnUpBlock3D", "CrossAttnUpBlock3D", "UpBlock3D"),
+        block_out_channels=(32, 32, 64),
+        layers_per_block=1,
+        norm_num_groups=16,
+        cross_attention_dim=32,
+        attention_head_dim=16,
+    ).state_dict()
+    assert all(video[name].shape == tensor.shape for name, tensor in flat.state_dict().items())
+
+
+def test_training_lowers_the_loss(recipe, tmp_path):
+    shop = Workshop(recipe, tmp_path, Silent(), StopRequest(), torch.device("cpu"))
+    task = shop.new_denoiser()
+    with torch.no_grad():
+        before = np.mean([float(task.loss(step)) for step in range(1000, 1008)])
+    Trainer(task.module, tmp_path / "state.pt").train(
+        task.loss, Stretch(0, 40, 0.003, 5), "denoiser", Silent(), StopRequest()
+    )
+    with torch.no_grad():
+        after = np.mean([float(task.loss(step)) for step in range(1000, 1008)])
+    assert after < 0.8 * before
+
+
+def test_the_rate_rises_stays_and_falls():
+    first = Stretch(0, 100, 1.0, warmup=10)
+    assert [first.rate(step) for step in (0, 9, 99)] == [0.1, 1.0, 1.0]
+    last = Stretch(100, 120, 1.0, anneal=20)
+    assert [last.rate(step) for step in (100, 110, 119)] == [1.0, 0.5, 0.05]
+
+
+def test_muon_brings_singular_values_near_one():
+    matrices = torch.randn(3, 24, 40, generator=torch.Generator().manual_seed(0))
+    values = torch.linalg.svdvals(orthogonalized(matrices))
+    assert values.min() > 0.5 and values.max() < 1.3
+
+
+def test_normalized_latents_decode_to_the_same_picture():
+    model = new_autoencoder((8, 8, 16), 32).eval()
+    pixels = torch.rand(6, 3, 32, 32)
+    latents = encoded(model, pixels)
+    with torch.no_grad():
+        before = model.decode(latents).sample
+        normalize_latents(model, latents)
+        after, scaled = model.decode(encoded(model, pixels)).sample, encoded(model, pixels)
+    assert torch.allclose(before, after, atol=1e-4)
+    assert torch.allclose(scaled.mean((0, 2, 3)), torch.zeros(4), atol=1e-4)
+    assert torch.allclose(scaled.std((0, 2, 3)), torch.ones(4), atol=1e-3)
+
+
+def test_the_tokenizer_gives_a_word_one_token_and_an_unknown_word_pieces():
+    said = [text for index in range(400) for text in captions_of(index, 1, 3)]
+    tokenizer = train_tokenizer([*said, *captions.all_words() * 4], 2048)
+    for word in (*captions.IDENTIFIERS, "mug", "checkered", "turquoise", "beach"):
+        assert len(tokenizer(word).input_ids) == 3, word
+    for text in ("quetzalcoatl surfing", "ünïcode 猫"):
+        ids = tokenizer(text).input_ids
+        assert tokenizer.unk_token_id not in ids[1:-1]
+        assert tokenizer.decode(ids, skip_special_tokens=True) == text
+    assert max(len(ids) for ids in tokenizer(said).input_ids) <= tokenizer.model_max_length == 32
+
+
+def test_pictures_come_back_from_disk_as_they_were_rendered(recipe, tmp_path):
+    shop = Workshop(recipe, tmp_path, Silent(), StopRequest(), torch.device("cpu"))
+    first = next(batches(shop.pictures, torch.device("cpu"), size=5))
+    assert first.shape == (5, 3, 32, 32) and first.min() >= 0 and first.max() <= 1
+    assert np.array_equal(shop.pictures.first(2)[np.array([1])], shop.pictures[np.array([1])])

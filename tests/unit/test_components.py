@@ -1,0 +1,184 @@
+"""What each component promises, shown by what it does."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from modalities.core import bases
+from modalities.core.artifact import Artifact
+from modalities.core.cache import Cache
+from modalities.core.concept import Concept
+from modalities.core.device import choose
+from modalities.core.errors import PcsError
+from modalities.core.studio import Studio
+from tests import driver, tiny
+
+ONE = {"phases": [], "data": {"subject": "sks {noun}"}, "sample": {"steps": 1}}
+LOOK = {"every": 20, "prompts": ["a photo of {}"], "images": 1, "select": "last"}
+
+
+def _train(folder: Path, base: Path, encoders: tuple[str, str], **changes: Any) -> Artifact:
+    photos = tiny.photos(folder.parent / "photos")
+    return driver.train(folder, base, photos, encoders, **(ONE | {"validation": LOOK} | changes))
+
+
+def _studio(
+    base: Path, tmp_path: Path, components: list[Any], *, training: bool = True, subject: str = "sks {noun}"
+) -> Studio:
+    recipe = driver.method(base, **(ONE | {"components": components, "data": {"subject": subject}}))
+    concept = Concept.from_folder(tiny.photos(tmp_path / "photos"), noun="dog", subject=subject)
+    backbone = bases.load(bases.resolve(str(base)), choose("cpu"), offline=True)
+    return Studio(backbone, concept, recipe, training=training, cache=Cache(tmp_path / "cache"))
+
+
+def test_output_preservation_keeps_the_class_prompts_where_they_were(
+    base: Path, encoders: tuple[str, str], tmp_path: Path
+) -> None:
+    rates = {"train": {"steps": 20, "learning_rate": 0.02, "batch": 2}}
+    free = _train(tmp_path / "free", base, encoders, components=[{"lora": {"rank": 4}}], **rates)
+    kept_components = [{"lora": {"rank": 4}}, {"prior_preservation": {"source": "output", "weight": 5.0}}]
+    kept = _train(tmp_path / "kept", base, encoders, components=kept_components, **rates)
+    assert kept.metrics()[-1]["drift"] < 0.6 * free.metrics()[-1]["drift"]
+
+
+def test_class_pictures_are_made_once_and_can_be_looked_at(
+    base: Path, encoders: tuple[str, str], tmp_path: Path
+) -> None:
+    components = [{"lora": {"rank": 2}}, {"prior_preservation": {"source": "images", "count": 3}}]
+    _studio(base, tmp_path, components)
+    pictures = sorted((tmp_path / "cache" / "class-images").glob("*/*.png"))
+    assert len(pictures) == 3
+    made = [path.stat().st_mtime_ns for path in pictures]
+    _studio(base, tmp_path, components)
+    assert [path.stat().st_mtime_ns for path in pictures] == made
+
+
+def test_class_pictures_may_be_given(base: Path, tmp_path: Path) -> None:
+    given = tiny.photos(tmp_path / "class", 4, seed=9)
+    components = [{"lora": {"rank": 2}}, {"prior_preservation": {"source": "images", "images": str(given)}}]
+    studio = _studio(base, tmp_path, components)
+    posterior = studio.encode(studio.concept.photos)
+    batch = studio.batch(posterior, [0, 1], ["a photo of sks dog"] * 2, [0, 1], purpose="subject")
+    both = studio.components[1].batch(batch)
+    assert both.is_prior.tolist() == [False, False, True, True]
+    assert both.prompts[2:] == ("a photo of dog",) * 2
+    assert not (tmp_path / "cache" / "class-images").exists()
+
+
+def test_given_class_pictures_that_are_missing_are_an_error(base: Path, tmp_path: Path) -> None:
+    components = [{"prior_preservation": {"source": "images", "images": "nowhere"}}, {"lora": {"rank": 2}}]
+    with pytest.raises(PcsError, match="nowhere"):
+        _studio(base, tmp_path, components)
+
+
+def test_textual_inversion_changes_the_token_and_nothing_else(
+    base: Path, encoders: tuple[str, str], tmp_path: Path
+) -> None:
+    run = _train(
+        tmp_path / "run",
+        base,
+        encoders,
+        components=[{"textual_inversion": {"vectors": 2}}],
+        data={"subject": "<new>"},
+        train={"steps": 3, "learning_rate": 0.05},
+    )
+    assert {name: tuple(value.shape) for name, value in run.weights().items()} == {
+        "textual_inversion.text_encoder": (2, 32)
+    }
+    studio = run.studio(driver.machine(encoders, tmp_path / "cache"))
+    untouched = bases.load(bases.resolve(str(base)), choose("cpu"), offline=True)
+    prompts = ["a photo of a dog", "a red car"]
+    with torch.no_grad():
+        ours = studio.backbone.embed(prompts).tensors["encoder_hidden_states"]
+        theirs = untouched.embed(prompts).tensors["encoder_hidden_states"]
+    assert torch.equal(ours, theirs)
+    before = untouched.denoiser.state_dict()
+    assert all(torch.equal(value, before[name]) for name, value in studio.backbone.denoiser.state_dict().items())
+
+
+def test_a_token_starts_as_the_mean_of_its_words(base: Path, tmp_path: Path) -> None:
+    studio = _studio(base, tmp_path, [{"textual_inversion": {"init": "red {noun}"}}], subject="<new>")
+    tokenizer = studio.backbone.tokenizers["text_encoder"]
+    table = studio.backbone.text_encoders["text_encoder"].get_input_embeddings().weight
+    ids = tokenizer("red dog", add_special_tokens=False).input_ids
+    assert len(ids) == 2
+    assert torch.allclose(studio.weights()["textual_inversion.text_encoder"][0], table[ids].mean(0))
+
+
+def test_the_first_phase_of_pivotal_tuning_leaves_the_lora_untouched(
+    base: Path, encoders: tuple[str, str], tmp_path: Path
+) -> None:
+    two = [{"learn": {"textual_inversion": 0.05}, "steps": 3}, {"learn": {"lora": 0.01}, "steps": 2}]
+    components = [{"textual_inversion": {}}, {"lora": {"rank": 2}}]
+    data = {"subject": "<new>"}
+    first = _train(tmp_path / "first", base, encoders, components=components, data=data, phases=two[:1])
+    both = _train(tmp_path / "both", base, encoders, components=components, data=data, phases=two)
+    after_first, after_both = first.weights(), both.weights()
+    ups = [name for name in after_first if name.endswith("lora_B.weight")]
+    assert ups
+    assert all(not after_first[name].any() for name in ups)
+    assert any(after_both[name].any() for name in ups)
+    token = "textual_inversion.text_encoder"
+    assert torch.equal(after_first[token], after_both[token])
+
+
+def test_lora_with_alpha_twice_the_rank_is_twice_as_strong(base: Path, tmp_path: Path) -> None:
+    studio = _studio(base, tmp_path, [{"lora": {"rank": 2, "alpha": 4}}])
+    layer: Any = studio.backbone.denoiser.get_submodule("mid_block.attentions.0.transformer_blocks.0.attn1.to_q")
+    assert layer.scaling["default"] == 2.0
+
+
+def test_full_finetuning_of_chosen_layers_trains_only_them(
+    base: Path, encoders: tuple[str, str], tmp_path: Path
+) -> None:
+    run = _train(
+        tmp_path / "run",
+        base,
+        encoders,
+        components=[{"full_finetune": {"layers": "cross_attention.kv"}}],
+        train={"steps": 2, "learning_rate": 0.01},
+    )
+    assert all("attn2.to_k" in name or "attn2.to_v" in name for name in run.weights())
+    trained = load_file(run.portable / "unet" / "diffusion_pytorch_model.safetensors")
+    before = load_file(base / "unet" / "diffusion_pytorch_model.safetensors")
+    changed = {name for name in before if not torch.equal(before[name], trained[name])}
+    assert changed == {name.removeprefix("full_finetune.unet.") for name in run.weights()}
+
+
+def test_two_components_cannot_train_one_weight(base: Path, tmp_path: Path) -> None:
+    with pytest.raises(PcsError, match="both train"):
+        _studio(base, tmp_path, [{"full_finetune": {}}, {"lora": {"rank": 2}}])
+
+
+def test_gradient_checkpointing_gives_the_same_weights(base: Path, encoders: tuple[str, str], tmp_path: Path) -> None:
+    settings = {"steps": 2, "learning_rate": 0.01}
+    runs = [
+        _train(
+            tmp_path / str(on),
+            base,
+            encoders,
+            components=[{"lora": {"rank": 2}}],
+            train=settings | {"gradient_checkpointing": on},
+        )
+        for on in (False, True)
+    ]
+    plain, checkpointed = (run.weights() for run in runs)
+    assert all(torch.allclose(plain[name], checkpointed[name], atol=1e-6) for name in plain)
+
+
+def test_batch_size_does_not_change_what_the_photos_meet(base: Path, tmp_path: Path) -> None:
+    studio = _studio(base, tmp_path, [{"lora": {"rank": 2}}])
+    posterior = studio.encode(studio.concept.photos)
+
+    def items(positions: list[int]) -> Any:
+        rows = [studio.draws.pick("photo", position, 3) for position in positions]
+        return studio.batch(posterior, rows, ["a dog"] * len(rows), positions, purpose="subject")
+
+    together, first, second = items([4, 5]), items([4]), items([5])
+    for name in ("latents", "noise", "t"):
+        assert torch.equal(getattr(together, name), torch.cat([getattr(first, name), getattr(second, name)]))

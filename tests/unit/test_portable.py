@@ -1,0 +1,171 @@
+"""Files for other tools: their key names, their alpha, and that they do what the run does."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from modalities.core import bases, generate, portable
+from modalities.core.artifact import Artifact
+from modalities.core.device import choose
+from modalities.core.errors import RunFailed
+from modalities.core.media import to_image
+from tests import driver, tiny
+
+COMPONENTS: list[Any] = [
+    {"lora": {"rank": 4, "alpha": 2, "text_encoder": 2, "layers": "spatial+convolutions"}},
+]
+
+
+@pytest.fixture(scope="module")
+def run(base: Path, encoders: tuple[str, str], tmp_path_factory: pytest.TempPathFactory) -> Artifact:
+    folder = tmp_path_factory.mktemp("portable")
+    return driver.train(
+        folder / "run",
+        base,
+        tiny.photos(folder / "photos"),
+        encoders,
+        components=COMPONENTS,
+        phases=[],
+        data={"subject": "sks {noun}"},
+        train={"steps": 8, "learning_rate": 0.02},
+    )
+
+
+def test_kohya_names_and_alpha(run: Artifact) -> None:
+    file = load_file(run.portable / "lora-kohya.safetensors")
+    assert all(re.match(r"lora_(unet|te)_[a-z0-9_]+\.(lora_down\.weight|lora_up\.weight|alpha)$", key) for key in file)
+    unet = "lora_unet_mid_block_attentions_0_transformer_blocks_0_attn1_to_out_0"
+    text = "lora_te_text_model_encoder_layers_0_self_attn_q_proj"
+    assert file[f"{unet}.alpha"] == 2.0
+    # The text encoders share the scale alpha / rank = 1/2 at their own rank.
+    assert file[f"{text}.alpha"] == 1.0
+    assert file[f"{unet}.lora_down.weight"].shape[0] == 4
+
+
+def test_comfyui_names(run: Artifact) -> None:
+    file = load_file(run.portable / "lora-comfyui.safetensors")
+    assert "diffusion_model.middle_block.1.transformer_blocks.0.attn1.to_q.lora_up.weight" in file
+    assert "diffusion_model.input_blocks.4.1.proj_in.alpha" in file or any("input_blocks" in key for key in file)
+    assert "text_encoders.clip_l.transformer.text_model.encoder.layers.2.self_attn.v_proj.lora_down.weight" in file
+
+
+def test_names_of_stable_diffusion_1_in_the_original_code() -> None:
+    """Against the layout of the original v1 checkpoint, block by block."""
+    from modalities.image.backbones.sd import StableDiffusion
+
+    class Config:
+        layers_per_block = 2
+        up_block_types = ("UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D")
+
+    class V1(StableDiffusion):
+        def __init__(self) -> None: ...
+
+        @property
+        def denoiser(self) -> Any:
+            return type("Unet", (), {"config": Config})
+
+    names = {
+        "conv_in": "input_blocks.0.0",
+        "time_embedding.linear_2": "time_embed.2",
+        "down_blocks.0.resnets.0.conv1": "input_blocks.1.0.in_layers.2",
+        "down_blocks.0.attentions.1.proj_in": "input_blocks.2.1.proj_in",
+        "down_blocks.0.downsamplers.0.conv": "input_blocks.3.0.op",
+        "down_blocks.2.resnets.1.conv2": "input_blocks.8.0.out_layers.3",
+        "down_blocks.3.resnets.1.time_emb_proj": "input_blocks.11.0.emb_layers.1",
+        "mid_block.resnets.1.conv1": "middle_block.2.in_layers.2",
+        "mid_block.attentions.0.transformer_blocks.0.attn2.to_k": "middle_block.1.transformer_blocks.0.attn2.to_k",
+        "up_blocks.0.resnets.2.conv_shortcut": "output_blocks.2.0.skip_connection",
+        "up_blocks.0.upsamplers.0.conv": "output_blocks.2.1.conv",
+        "up_blocks.1.attentions.0.proj_out": "output_blocks.3.1.proj_out",
+        "up_blocks.1.upsamplers.0.conv": "output_blocks.5.2.conv",
+        "up_blocks.3.resnets.2.conv2": "output_blocks.11.0.out_layers.3",
+        "conv_out": "out.2",
+    }
+    base = V1()
+    assert {name: base.ldm_name(name) for name in names} == names
+
+
+@pytest.mark.parametrize("layout", ["diffusers", "kohya"])
+def test_a_file_does_in_a_fresh_pipeline_what_the_run_does(
+    layout: str, run: Artifact, base: Path, encoders: tuple[str, str]
+) -> None:
+    sample = run.recipe().sample
+    ours = generate.of_studio(run.studio(driver.machine(encoders, run.folder / "cache")), "a sks dog", seed=1, index=0)
+    fresh = bases.load(bases.resolve(str(base)), choose("cpu"), offline=True)
+    fresh.pipeline().load_lora_weights(run.portable, weight_name=f"lora-{layout}.safetensors")
+    (pixels,) = generate.pictures(fresh, fresh.pipeline(), ["a sks dog"], seed=1, indices=[0], sample=sample, side=32)
+    theirs = torch.frombuffer(bytearray(to_image(pixels).tobytes()), dtype=torch.uint8).int()
+    own = torch.frombuffer(bytearray(ours.tobytes()), dtype=torch.uint8).int()
+    assert (theirs - own).abs().max() <= 1
+
+
+@pytest.mark.parametrize("layout", ["diffusers", "kohya", "comfyui"])
+def test_a_file_that_does_something_else_is_noticed(
+    layout: str, run: Artifact, encoders: tuple[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    studio = run.studio(driver.machine(encoders, run.folder / "cache"))
+    original = portable.write_tensors
+
+    def spoiled(path: Path, tensors: dict[str, Any], about: Any = None) -> None:
+        if path.stem == f"lora-{layout}":
+            key = next(key for key in tensors if "up.weight" in key or "lora_B" in key)
+            tensors = tensors | {key: tensors[key] * 1.5}
+        original(path, tensors, about)
+
+    monkeypatch.setattr(portable, "write_tensors", spoiled)
+    with pytest.raises(RunFailed, match=f"lora-{layout}.*off"):
+        portable.export(studio, tmp_path)
+
+
+def test_after_export_the_run_still_generates_the_same(
+    run: Artifact, encoders: tuple[str, str], tmp_path: Path
+) -> None:
+    studio = run.studio(driver.machine(encoders, run.folder / "cache"))
+    before = generate.of_studio(studio, "a sks dog", seed=1, index=0)
+    portable.export(studio, tmp_path)
+    assert generate.of_studio(studio, "a sks dog", seed=1, index=0).tobytes() == before.tobytes()
+
+
+@pytest.mark.parametrize("vectors", [1, 3])
+def test_learned_embeds_load_in_a_fresh_pipeline(
+    vectors: int, base: Path, encoders: tuple[str, str], tmp_path: Path
+) -> None:
+    run = driver.train(
+        tmp_path / "run",
+        base,
+        tiny.photos(tmp_path / "photos"),
+        encoders,
+        components=[{"textual_inversion": {"vectors": vectors}}],
+        phases=[],
+        train={"steps": 2, "learning_rate": 0.1},
+    )
+    ours = generate.of_studio(run.studio(driver.machine(encoders, tmp_path / "cache")), "a <new>", seed=0, index=0)
+    fresh = bases.load(bases.resolve(str(base)), choose("cpu"), offline=True)
+    fresh.pipeline().load_textual_inversion(run.portable, weight_name="learned_embeds.safetensors")
+    sample = run.recipe().sample
+    (pixels,) = generate.pictures(fresh, fresh.pipeline(), ["a <new>"], seed=0, indices=[0], sample=sample, side=32)
+    assert to_image(pixels).tobytes() == ours.tobytes()
+
+
+def test_inspect_reads_loras_of_other_tools(tmp_path: Path) -> None:
+    from modalities.core.tensor_files import describe
+
+    name = "lora_te1_text_model_encoder_layers_0_mlp_fc1"
+    save_file(
+        {
+            f"{name}.lora_down.weight": torch.zeros(8, 4).half(),
+            f"{name}.lora_up.weight": torch.zeros(4, 8).half(),
+            f"{name}.alpha": torch.tensor(4.0),
+        },
+        tmp_path / "other.safetensors",
+        {"ss_network_dim": "8"},
+    )
+    facts = describe(tmp_path / "other.safetensors")
+    assert (facts["layout"], facts["rank"], facts["alpha"], facts["parts"]) == ("kohya", "8", "4", "te1 (1)")
+    assert facts["about_ss_network_dim"] == "8"
