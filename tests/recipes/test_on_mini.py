@@ -1,0 +1,91 @@
+"""Learning a subject on the embedded base, judged against the truth of its world.
+
+The subject is of a composition that no training picture showed; contexts of the photos and of the prompts differ.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from statistics import mean
+
+import pytest
+import torch
+from PIL import Image
+
+from modalities.core import generate, media, recipe
+from modalities.core.artifact import Artifact
+from modalities.core.cache import Cache
+from modalities.core.concept import Concept
+from modalities.core.device import choose
+from modalities.core.machine import Machine
+from modalities.core.metrics.subject_similarity import SubjectSimilarity
+from modalities.core.personalize import personalize
+from modalities.mini.check import accuracy, draw, held_out_scenes, labels_of_all, load_probe, prompt_of
+from modalities.mini.probe import HEADS
+from modalities.mini.world import Camera, Scene, Subject, render
+
+BASE = Path(__file__).parents[2] / "modalities" / "mini" / "weights"
+TAKEN_IN = ("table", "street", "red studio", "forest", "blue studio")
+ASKED_FOR = {"snow": "a {} in the snow", "beach": "a {} on the beach", "grass": "a {} on the grass"}
+
+
+@pytest.fixture
+def machine(tmp_path: Path) -> Machine:
+    """The CPU and the embedded encoders."""
+    return Machine(choose("cpu"), Cache(tmp_path / "cache"), offline=True)
+
+
+def photos(folder: Path, subject: Subject) -> Path:
+    """Five pictures of a subject all round, each in another context, 128 pixels wide."""
+    folder.mkdir()
+    for number, context in enumerate(TAKEN_IN):
+        camera = Camera(azimuth_degrees=-80 + 45 * number, elevation_degrees=12 + 2 * number)
+        picture = render(Scene(subject, context, camera), 128).image
+        Image.fromarray(picture).save(folder / f"{number}.png")
+    return folder
+
+
+def learn(name: str, subject: Subject, machine: Machine, folder: Path, **changes: object) -> Artifact:
+    """Personalize mini on five photos of the subject."""
+    method = recipe.load(name, changes)
+    concept = Concept.from_folder(
+        photos(folder / "photos", subject), noun=subject.class_name, subject=method.data.subject
+    )
+    return personalize(method, concept, folder / "run", machine)
+
+
+def test_the_base_draws_what_it_is_asked_for() -> None:
+    scenes = held_out_scenes(24)
+    drawn = draw(BASE, [prompt_of(scene) for scene in scenes], steps=15, guidance=3.0)
+    right = accuracy(load_probe(BASE), drawn, labels_of_all(scenes))
+    assert right["context"] > 0.9
+    assert right["class"] > 0.7
+
+
+def test_a_few_steps_lower_the_held_out_loss_and_raise_the_likeness(machine: Machine, tmp_path: Path) -> None:
+    few = {"train": {"steps": 40}, "validation": {"every": 40}, "sample": {"steps": 10}}
+    run = learn("image/dreambooth_lora", Subject.random(9001, "mug", held_out=True), machine, tmp_path, **few)
+    before, *_, after = [line for line in run.metrics() if "balance" in line]
+    assert after["loss"] < 0.97 * before["loss"]
+    assert after["subject"] > before["subject"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["mug", "robot", "backpack"])
+@pytest.mark.parametrize("name", ["dreambooth", "dreambooth_lora", "pivotal_tuning", "textual_inversion"])
+def test_the_subject_is_there_in_contexts_it_was_never_seen_in(
+    name: str, kind: str, machine: Machine, tmp_path: Path
+) -> None:
+    subject = Subject.random(9002, kind, held_out=True)
+    run = learn(f"image/{name}", subject, machine, tmp_path)
+    studio, concept = run.studio(machine), run.concept()
+    likeness = SubjectSimilarity(machine.encoders()[0], [photo.open() for photo in concept.photos])
+    prompts = list(ASKED_FOR.values())
+    mine = generate.previews(studio, [concept.prompt(prompt) for prompt in prompts], 4)
+    plain = draw(BASE, [concept.class_prompt(prompt) for prompt in prompts for _ in range(4)], 25, 3.0)
+    learned, base = mean(likeness.score(mine)), mean(likeness.score([media.to_image(pixels) for pixels in plain]))
+    # The photos among themselves are as alike as anything can be.
+    assert learned > base + 0.35 * (likeness.ceiling() - base)
+    seen = load_probe(BASE)(torch.stack([media.to_pixels(picture) for picture in mine]))["context"].argmax(1)
+    asked = torch.tensor([HEADS["context"].index(context) for context in ASKED_FOR]).repeat_interleave(4)
+    assert (seen == asked).float().mean() >= 0.75
