@@ -77,7 +77,7 @@ def build(
 ) -> None:
     """Train an embedded base from nothing, by the fixed recipe that made the shipped one.
 
-    Takes many hours on a CPU. Stop it at any time; the same command goes on where it stopped.
+    Takes about three hours on a CPU. Stop it at any time; the same command goes on where it stopped.
     """
     console.setup(json=json, quiet=quiet)
     from pcs_cli import settings
