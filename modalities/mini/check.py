@@ -9,11 +9,14 @@ from typing import Any
 import numpy as np
 import torch
 from diffusers import AutoencoderKL, StableDiffusionPipeline
+from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor
 from transformers import AutoModel, CLIPModel, CLIPTokenizer
 
 from modalities.core.errors import PcsError
+from modalities.core.media import to_image
+from modalities.core.report import contact_sheet
 from modalities.mini.autoencoder import psnr
 from modalities.mini.captions import CONTEXT_PHRASES
 from modalities.mini.denoiser import token_ids
@@ -72,6 +75,19 @@ def check_encoders(folder: Path, individuals: int = 90, views: int = 4, among: i
         "retrieval": retrieval(clip, pixels[order], tokens[order], among),
         "retrieval_among": among,
     }
+
+
+def sample_sheet(folder: Path, settings: CheckSettings, rows: int = 8, columns: int = 5) -> Image.Image:
+    """A row for each of the first held-out scenes: how it truly looks, then `columns` drawings of its prompt."""
+    scenes = held_out_scenes(rows)
+    prompts = [prompt_of(scene) for scene in scenes]
+    truth = renders(scenes, AutoencoderKL.load_config(folder / "vae")["sample_size"])
+    drawn = draw(folder, [prompt for prompt in prompts for _ in range(columns)], settings.steps, settings.guidance)
+    pictures = [to_image(pixels) for pixels in drawn]
+    return contact_sheet([
+        (prompt, [to_image(truth[row]), *pictures[row * columns : (row + 1) * columns]])
+        for row, prompt in enumerate(prompts)
+    ])  # fmt: skip
 
 
 def held_out_scenes(count: int) -> list[Scene]:

@@ -14,8 +14,9 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from modalities.core.files import replacing, write_json, write_text
+from modalities.core.media import save_png
 from modalities.mini import denoiser
-from modalities.mini.check import check, check_encoders
+from modalities.mini.check import check, check_encoders, sample_sheet
 from modalities.mini.model_card import model_card
 
 if TYPE_CHECKING:
@@ -41,6 +42,7 @@ def write_base(workshop: Workshop, out: Path) -> dict[str, Any]:
     }
     write_json(out / "build.json", facts)
     write_text(out / "README.md", model_card(facts))
+    save_png(sample_sheet(out, recipe.check), out / "samples.png")
     return facts
 
 

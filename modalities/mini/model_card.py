@@ -26,6 +26,10 @@ knows nothing but its own small world and is no substitute for a large base.
 Trained with {steps} steps of {batch} ({samples} samples), seed {seed}; {megabytes} MB in half precision.
 `build.json` holds the whole recipe.
 
+![Drawings](samples.png)
+
+*Compositions that no training picture showed, nothing picked. First in each row: how the world renders it.*
+
 ## Measured
 
 {pictures} drawings of compositions that no training picture showed, {sampler_steps} sampler steps, guidance
