@@ -81,12 +81,3 @@ def pcs(
         return Typed(code, captured.out, captured.err)
 
     return typed
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Before the first edition of the embedded base is in, what runs on it can only be skipped."""
-    if (Path(__file__).parents[1] / "modalities/mini/weights/model_index.json").exists():
-        return
-    for item in items:
-        if item.path.name in {"test_docs.py", "test_bad_input.py", "test_commands.py", "test_on_mini.py"}:
-            item.add_marker(pytest.mark.skip(reason="modalities/mini/weights is not built yet"))
