@@ -50,9 +50,10 @@ def check(
     base = bases.resolve(name)
     facts = bases.trial(base, machine.device, offline=machine.offline)
     if draw:
-        from modalities.mini import check as drawings
+        with bases.quiet():
+            from modalities.mini import check as drawings
 
-        facts |= drawings.check(Path(base.source)) | drawings.check_encoders(Path(base.source))
+            facts |= drawings.check(Path(base.source)) | drawings.check_encoders(Path(base.source))
     console.result(facts, _lines(facts))
 
 
@@ -89,7 +90,8 @@ def build(
     built = {known: path for known, path in bases.entries().items() if "build" in bases.entry(known)}
     if name not in built:
         raise PcsError(f'no recipe builds a base "{name}"; {did_you_mean(name, built)}')
-    from modalities.mini.build import build as build_base
+    with bases.quiet():
+        from modalities.mini.build import build as build_base
     from modalities.mini.settings import load as load_build
 
     recipe = load_build(built[name])
@@ -104,6 +106,6 @@ def build(
             "writes": str(folder),
         },
     )
-    with console.progress() as progress:
+    with console.progress() as progress, bases.quiet():
         facts = build_base(recipe, folder, chosen.cache, progress, device.kind)
     console.result({"base": str(folder), **facts}, [f"base  {folder}", *_lines(facts)])
