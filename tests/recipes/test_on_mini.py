@@ -79,12 +79,14 @@ def test_the_subject_is_there_in_contexts_it_was_never_seen_in(
     subject = Subject.random(9002, kind, held_out=True)
     run = learn(f"image/{name}", subject, machine, tmp_path)
     studio, concept = run.studio(machine), run.concept()
-    likeness = SubjectSimilarity(machine.encoders()[0], [photo.open() for photo in concept.photos])
+    references = [Image.open(path) for path in sorted((tmp_path / "photos").iterdir())]
+    likeness = SubjectSimilarity(machine.encoders()[0], references)
     prompts = list(ASKED_FOR.values())
     mine = generate.previews(studio, [concept.prompt(prompt) for prompt in prompts], 4)
     plain = draw(BASE, [concept.class_prompt(prompt) for prompt in prompts for _ in range(4)], 25, 3.0)
     learned, base = mean(likeness.score(mine)), mean(likeness.score([media.to_image(pixels) for pixels in plain]))
     # The photos among themselves are as alike as anything can be.
+    print(f"{name} {kind}: {base:.3f} -> {learned:.3f} of {likeness.ceiling():.3f}")
     assert learned > base + 0.35 * (likeness.ceiling() - base)
     seen = load_probe(BASE)(torch.stack([media.to_pixels(picture) for picture in mine]))["context"].argmax(1)
     asked = torch.tensor([HEADS["context"].index(context) for context in ASKED_FOR]).repeat_interleave(4)
