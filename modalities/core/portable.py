@@ -20,6 +20,7 @@ from modalities.core.components.lora import ADAPTER, Lora, low_rank_product
 from modalities.core.components.textual_inversion import TextualInversion
 from modalities.core.draws import generator
 from modalities.core.errors import RunFailed
+from modalities.core.vocabulary import without_new_words
 
 if TYPE_CHECKING:
     from modalities.core.studio import Studio
@@ -63,16 +64,16 @@ def _export_tokens(part: TextualInversion, studio: Studio, folder: Path) -> list
 
 
 def _export_networks(part: FullFinetune, studio: Studio, folder: Path) -> list[str]:
-    """The fine-tuned networks as diffusers folders, which `from_pretrained` of their class opens."""
+    """The fine-tuned networks as diffusers folders, which `from_pretrained` of their class opens, without new words."""
     backbone = studio.backbone
     names = [backbone.denoiser_part, *(backbone.text_encoders if part.text_encoder else [])]
-    if {other.name for other in studio.components} & {"lora", "textual_inversion"}:
+    if studio.recipe.component("lora"):
         return []
     for name in names:
         unfinished = folder / f".{name}.tmp"
         shutil.rmtree(unfinished, ignore_errors=True)
-        with quiet():
-            network: Any = backbone.modules()[name]
+        network: Any = backbone.modules()[name]
+        with quiet(), without_new_words(network):
             network.save_pretrained(unfinished, safe_serialization=True)
         shutil.rmtree(folder / name, ignore_errors=True)
         unfinished.rename(folder / name)

@@ -190,7 +190,7 @@ def load(name: str, changes: dict[str, Any] | None = None, *, backbone: str | No
     if backbone:
         raw["backbone"] = backbone
     mistakes: list[str] = []
-    _merge(raw, per_base.get(raw.get("backbone", "mini"), {}), mistakes)
+    _merge(raw, per_base.get(raw.get("backbone", "mini"), {}), mistakes, may_add=True)
     _merge(raw, changes or {}, mistakes)
     return _checked(raw, mistakes, str(path))
 
@@ -255,26 +255,31 @@ _Loader.add_implicit_resolver(
 )
 
 
-def _merge(onto: dict[str, Any], patch: dict[str, Any], mistakes: list[str]) -> None:
-    """Merge `patch` into `onto`, dictionaries key by key, and `components` by component name."""
+def _merge(onto: dict[str, Any], patch: dict[str, Any], mistakes: list[str], *, may_add: bool = False) -> None:
+    """Merge `patch` into `onto`, dictionaries key by key, and `components` by component name.
+
+    Only a recipe's own `bases` section `may_add` components; for a user an unlisted name is a mistake.
+    """
     for key, value in patch.items():
         here = onto.get(key)
         if isinstance(here, dict) and isinstance(value, dict):
             _merge(here, value, mistakes)
         elif key == "components" and isinstance(here, list) and isinstance(value, dict):
-            onto[key] = _merge_components(here, value, mistakes)
+            onto[key] = _merge_components(here, value, mistakes, may_add)
         else:
             onto[key] = copy.deepcopy(value)
 
 
-def _merge_components(listed: list[Any], patch: dict[str, Any], mistakes: list[str]) -> list[Any]:
-    """Change the settings of listed components; a component set to null is dropped, a new name is an error."""
+def _merge_components(listed: list[Any], patch: dict[str, Any], mistakes: list[str], may_add: bool) -> list[Any]:
+    """Change the settings of listed components; one that is set to null is dropped."""
     by_name: dict[str, Any] = {}
     for item in listed:
         name, settings = _named(item)
         by_name[name] = settings
     for name, settings in patch.items():
-        if name not in by_name:
+        if name not in by_name and may_add:
+            by_name[name] = settings
+        elif name not in by_name:
             mistakes.append(f"components.{name}: the recipe has no such component; {did_you_mean(name, by_name)}")
         elif settings is None:
             del by_name[name]

@@ -34,8 +34,9 @@ class Look:
         subject: mean similarity of the previews to the photos.
         text: mean alignment of the previews with their prompts.
         drift: change of the answers to class prompts, relative to the base's answers; 0 is none.
-        balance: harmonic mean of the share of the subject that was gained and of the text alignment that was
-            kept, each in [0, 1]; the base itself has 0.
+        balance: harmonic mean of the share of the subject that was gained and of the alignment that was kept, each
+            in [0, 1]; the base itself has 0. Alignment counts by its margin over what the same previews score
+            with the other prompts: a subject that looks unlike its class lowers both.
         best: whether it is the best so far.
     """
 
@@ -74,8 +75,7 @@ class Validation:
         self._class = self._fixed(self._encoded(self.before), self._captions, "drift")
         self._base_answers = self._answers(self._class)
         self._subject_span = (mean(self._similarity.score(self.before)), self._similarity.ceiling())
-        aligned = mean(self._alignment.score(self.before, self._captions))
-        self._text_span = (self._alignment.floor(self.before, self._captions), aligned)
+        self._base_margin = self._margin(self.before)[1]
 
     @property
     def select(self) -> str:
@@ -89,11 +89,17 @@ class Validation:
         """
         count = self._studio.recipe.validation.images if step else 1
         images = generate.previews(self._studio, self._prompts, count) if step else self.before
-        captions = [caption for caption in self._captions for _ in range(count)]
         subject = mean(self._similarity.score(images))
-        text = mean(self._alignment.score(images, captions))
-        balance = _harmonic(_share(subject, self._subject_span), _share(text, self._text_span))
+        text, margin = self._margin(images)
+        balance = _harmonic(_share(subject, self._subject_span), _share(margin, (0.0, self._base_margin)))
         return Look(step, self.loss(), subject, text, self._drift(), balance), images
+
+    def _margin(self, images: list[Image.Image]) -> tuple[float, float]:
+        """Mean alignment of previews, prompt by prompt, with their own prompts, and how far it is above the others'."""
+        count = len(images) // len(self._captions)
+        captions = [caption for caption in self._captions for _ in range(count)]
+        aligned = mean(self._alignment.score(images, captions))
+        return aligned, aligned - self._alignment.floor(images, captions)
 
     def final(self, images: int) -> list[Final]:
         """Of each prompt: its template, what the base made of it, and `images` pictures of the subject."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Generator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -25,6 +27,27 @@ def add_words(tokenizer: Any, encoder: Any, words: list[str], start: Float[Tenso
     extended = ExtendedEmbedding(encoder.get_input_embeddings(), tokenizer.convert_tokens_to_ids(words[0]), start)
     encoder.set_input_embeddings(extended)
     return extended.rows
+
+
+def new_words(module: nn.Module) -> list[Parameter]:
+    """Return the embeddings that `add_words` put into a network."""
+    return [part.rows for part in module.modules() if isinstance(part, ExtendedEmbedding)]
+
+
+@contextmanager
+def without_new_words(network: Any) -> Generator[None]:
+    """Inside the block a text encoder has the embedding table that its class expects; other networks stay."""
+    extended = network.get_input_embeddings() if new_words(network) else None
+    table = extended
+    while isinstance(table, ExtendedEmbedding):
+        table = table.table
+    try:
+        if extended:
+            network.set_input_embeddings(table)
+        yield
+    finally:
+        if extended:
+            network.set_input_embeddings(extended)
 
 
 def mean_embedding(tokenizer: Any, encoder: Any, text: str) -> Float[Tensor, " width"]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from modalities.core.artifact import Artifact
 from modalities.core.cache import Cache
 from modalities.core.concept import Concept
 from modalities.core.device import choose
+from modalities.core.draws import Draws
 from modalities.core.errors import PcsError
 from modalities.core.studio import Studio
 from tests import driver, tiny
@@ -131,6 +133,48 @@ def test_lora_with_alpha_twice_the_rank_is_twice_as_strong(base: Path, tmp_path:
     studio = _studio(base, tmp_path, [{"lora": {"rank": 2, "alpha": 4}}])
     layer: Any = studio.backbone.denoiser.get_submodule("mid_block.attentions.0.transformer_blocks.0.attn1.to_q")
     assert layer.scaling["default"] == 2.0
+
+
+def test_while_generating_lora_is_in_the_weights_and_out_again_bit_for_bit(base: Path, tmp_path: Path) -> None:
+    studio = _studio(base, tmp_path, [{"lora": {"rank": 2, "layers": "spatial+convolutions", "text_encoder": 2}}])
+    for _, value in studio.parameters():
+        value.data.normal_(std=0.1, generator=torch.Generator().manual_seed(0))
+
+    def answer() -> torch.Tensor:
+        backbone = studio.backbone
+        backbone.forget_text()
+        noisy = torch.ones(1, 4, 16, 16)
+        with torch.no_grad():
+            return backbone.predict(noisy, torch.tensor([500]), backbone.conditioning(["a dog"]))
+
+    before, weights = answer(), {name: value.clone() for name, value in studio.backbone.denoiser.state_dict().items()}
+    with studio.sampling():
+        inside = answer()
+        layer: Any = studio.backbone.denoiser.get_submodule("mid_block.attentions.0.transformer_blocks.0.attn1.to_q")
+        assert layer.merged
+        assert not torch.equal(layer.base_layer.weight, weights[
+            "mid_block.attentions.0.transformer_blocks.0.attn1.to_q.base_layer.weight"
+        ])  # fmt: skip
+    assert torch.allclose(inside, before, atol=1e-4)
+    assert torch.equal(answer(), before)
+    assert all(torch.equal(value, weights[name]) for name, value in studio.backbone.denoiser.state_dict().items())
+
+
+def test_a_share_of_the_prior_adds_fewer_items(base: Path, tmp_path: Path) -> None:
+    for share, items in ((1.0, 4), (0.5, 2), (0.1, 1)):
+        studio = _studio(base, tmp_path, [{"lora": {"rank": 2}}, {"prior_preservation": {"share": share}}])
+        batch = studio.batch(studio.encode(studio.concept.photos), [0, 1, 2, 0], ["a"] * 4, range(4), purpose="subject")
+        (prior,) = (part for part in studio.components if part.name == "prior_preservation")
+        assert prior.batch(batch).is_prior.tolist() == [False] * 4 + [True] * items
+
+
+def test_neighbouring_times_are_spread_evenly() -> None:
+    draws = Draws(seed=7)
+    for start in (0, 5, 1000):
+        times = sorted(draws.uniform("time", range(start, start + 8)).tolist())
+        gaps = [after - before for before, after in itertools.pairwise([*times, times[0] + 1])]
+        assert max(gaps) < 2 / 8
+        assert 0 <= times[0] <= times[-1] < 1
 
 
 def test_full_finetuning_of_chosen_layers_trains_only_them(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -147,6 +148,30 @@ def test_learned_embeds_load_in_a_fresh_pipeline(
     )
     ours = generate.of_studio(run.studio(driver.machine(encoders, tmp_path / "cache")), "a <new>", seed=0, index=0)
     fresh = bases.load(bases.resolve(str(base)), choose("cpu"), offline=True)
+    fresh.pipeline().load_textual_inversion(run.portable, weight_name="learned_embeds.safetensors")
+    sample = run.recipe().sample
+    (pixels,) = generate.pictures(fresh, fresh.pipeline(), ["a <new>"], seed=0, indices=[0], sample=sample, side=32)
+    assert to_image(pixels).tobytes() == ours.tobytes()
+
+
+def test_fine_tuned_networks_and_a_new_word_load_in_a_fresh_pipeline(
+    base: Path, encoders: tuple[str, str], tmp_path: Path
+) -> None:
+    run = driver.train(
+        tmp_path / "run",
+        base,
+        tiny.photos(tmp_path / "photos"),
+        encoders,
+        components=[{"full_finetune": {"text_encoder": True}}, {"textual_inversion": {"vectors": 2}}],
+        phases=[],
+        train={"steps": 2, "learning_rate": 0.01},
+    )
+    ours = generate.of_studio(run.studio(driver.machine(encoders, tmp_path / "cache")), "a <new>", seed=0, index=0)
+    mended = tmp_path / "mended"
+    shutil.copytree(base, mended)
+    for part in ("unet", "text_encoder"):
+        shutil.copytree(run.portable / part, mended / part, dirs_exist_ok=True)
+    fresh = bases.load(bases.resolve(str(mended)), choose("cpu"), offline=True)
     fresh.pipeline().load_textual_inversion(run.portable, weight_name="learned_embeds.safetensors")
     sample = run.recipe().sample
     (pixels,) = generate.pictures(fresh, fresh.pipeline(), ["a <new>"], seed=0, indices=[0], sample=sample, side=32)

@@ -72,8 +72,16 @@ def test_values_of_changes_are_what_they_look_like(text: str, value: object) -> 
 
 
 def test_without_phases_everything_learns_in_one() -> None:
-    (only,) = recipe.load("dreambooth_lora").stretches()
+    method = recipe.load("dreambooth_lora", backbone="someone/else")
+    (only,) = method.stretches()
     assert set(only.learn) == {"lora", "prior_preservation"}
+
+
+def test_for_a_base_a_recipe_may_add_components_but_a_user_may_not() -> None:
+    assert recipe.load("dreambooth_lora").component("textual_inversion")
+    assert not recipe.load("dreambooth_lora", backbone="someone/else").component("textual_inversion")
+    with pytest.raises(PcsError, match="no such component"):
+        recipe.load("dreambooth_lora", {"components": {"textual_inversion": {}}}, backbone="someone/else")
 
 
 def test_it_looks_five_times_unless_told() -> None:

@@ -39,9 +39,14 @@ class FullFinetune(Component):
         return modules | (backbone.text_encoders if self.text_encoder else {})
 
     def parameters(self) -> dict[str, Parameter]:
-        """`unet.<parameter>` and `text_encoder.<parameter>`, as the base names them."""
+        """`unet.<parameter>` and `text_encoder.<parameter>`, as the base names them; new words learn on their own."""
+        from modalities.core.vocabulary import new_words
+
+        modules = self._modules()
+        new = {id(rows) for module in modules.values() for rows in new_words(module)}
         return {
             f"{prefix}.{name}": value
-            for prefix, module in self._modules().items()
+            for prefix, module in modules.items()
             for name, value in module.named_parameters()
+            if id(value) not in new
         }

@@ -5,6 +5,7 @@ https://arxiv.org/abs/2208.12242
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -32,6 +33,8 @@ class PriorPreservation(Component):
 
     source: Literal["output", "images"] = "output"
     weight: Annotated[float, Field(ge=0)] = 1.0
+    share: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Items that preserve the class for each item of the subject; rounded up to a whole one in every batch."""
     prompts: Annotated[list[str], Field(min_length=1)] = ["a photo of {}"]
     """Class prompts; the slot takes the class word alone."""
     images: Path | None = None
@@ -64,7 +67,8 @@ class PriorPreservation(Component):
         return class_images(self.studio, self._captions, self.count)
 
     def batch(self, batch: Batch) -> Batch:
-        prior = self._same_latents(batch) if self.source == "output" else self._class_pictures(batch)
+        some = batch.part(0, math.ceil(self.share * len(batch.prompts)))
+        prior = self._same_latents(some) if self.source == "output" else self._class_pictures(some)
         return batch.joined(prior)
 
     def _same_latents(self, batch: Batch) -> Batch:

@@ -5,6 +5,7 @@ https://arxiv.org/abs/2104.08718
 
 from __future__ import annotations
 
+import torch
 from PIL import Image
 
 from modalities.core.encoders import TextImageEncoder
@@ -21,9 +22,10 @@ class TextAlignment:
         return (self._encoder(images) * self._encoder.text(prompts)).sum(1).tolist()
 
     def floor(self, images: list[Image.Image], prompts: list[str]) -> float:
-        """Mean alignment of pictures with the other prompts: what ignoring the prompt scores."""
+        """Mean alignment of pictures with the prompts of the others: what ignoring one's own prompt scores.
+
+        0 where all share one prompt.
+        """
         cosines = self._encoder(images) @ self._encoder.text(prompts).T
-        count = len(prompts)
-        if count < 2:
-            return 0.0
-        return float((cosines.sum() - cosines.trace()) / (count * (count - 1)))
+        is_other = torch.tensor([[mine != other for other in prompts] for mine in prompts])
+        return float(cosines[is_other].mean()) if is_other.any() else 0.0
