@@ -28,6 +28,7 @@ from modalities.core.trainer import Diverged, Trainer
 from modalities.core.validation import Look, Validation
 
 CHECKPOINT_SECONDS = 30.0
+SAME_BALANCE = 0.05
 COARSE = (
     "the embedded encoders see too few pixels to judge this base: the last step is kept, and the scores mean little. "
     "Set PCS_SUBJECT_ENCODER (e.g. facebook/dinov2-small) and PCS_CLIP (e.g. openai/clip-vit-base-patch32)."
@@ -209,12 +210,14 @@ class _Session:
     def _is_best(self, look: Look) -> bool:
         """Whether these weights are the ones to keep: of the last phase the best balance, or the newest.
 
-        Where the scores see no difference, the lower loss decides.
+        A few previews tell balances apart no better than `SAME_BALANCE`; within that the lower loss decides.
         """
         kept = self._kept()
         if self.validation.select == "last" or kept is None or kept.step <= self.trainer.last_phase_start:
             return True
-        return (look.balance, -look.loss) > (kept.balance, -kept.loss)
+        earlier = (past.balance for past in self.looks if past.step > self.trainer.last_phase_start)
+        enough = max(look.balance, *earlier) - SAME_BALANCE
+        return look.balance >= enough and (look.loss < kept.loss or kept.balance < enough)
 
     def _kept(self) -> Look | None:
         return next((look for look in reversed(self.looks) if look.best), None)
