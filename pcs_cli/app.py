@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from modalities.core.errors import Interrupted, PcsError
-from pcs_cli import base, doctor, generate, inspect, recipes, train
+from pcs_cli import base, doctor, generate, inspect, recipes, train, world
 from pcs_cli.console import console
 
 # Typer carries a click of its own in some versions; this is the base of its usage errors in all of them.
@@ -30,6 +30,7 @@ app.add_typer(train.app, name="train")
 app.command("generate")(generate.generate)
 app.add_typer(recipes.app, name="recipes")
 app.add_typer(base.app, name="base")
+app.add_typer(world.app, name="world")
 app.command("inspect")(inspect.inspect)
 app.command("doctor")(doctor.doctor)
 

@@ -46,7 +46,7 @@ def test_light_commands_import_no_torch(words: list[str]) -> None:
 
 
 def test_help_fits_80_columns(pcs: Pcs) -> None:
-    for words in ([], ["train", "image"], ["generate"], ["recipes"], ["base"], ["inspect"], ["doctor"]):
+    for words in ([], ["train", "image"], ["generate"], ["recipes"], ["base"], ["inspect"], ["doctor"], ["world"]):
         typed = pcs(*words, "--help")
         assert typed.code == 0
         assert max(len(line) for line in typed.out.splitlines()) <= 80
@@ -291,3 +291,46 @@ def test_settings_come_from_the_environment(pcs: Pcs, monkeypatch: pytest.Monkey
     assert 'device "gpu"' in typed.message
     monkeypatch.setenv("PCS_OFFLINE", "perhaps")
     assert "PCS_OFFLINE=perhaps" in pcs("train", "image", photos, "--noun", "dog").message
+
+
+# -- world ---------------------------------------------------------------------------------------------------
+
+
+def test_world_renders_photos_of_one_subject_with_their_truth(pcs: Pcs) -> None:
+    words = ("--class", "teapot", "--seed", "3", "--size", "64", "--json")
+    typed = pcs("world", "subject", "first", *words)
+    assert typed.code == 0, typed.err
+    result = json.loads(typed.out)
+    assert result["noun"] == "teapot"
+    photos = sorted(Path(result["photos"]).iterdir())
+    truths = [json.loads(line) for line in Path(result["truth"]).read_text().splitlines()]
+    assert [Path("first", truth["file"]) for truth in truths] == photos
+    assert len(photos) == 5
+    assert len({truth["context"] for truth in truths}) == 5
+    assert len({json.dumps(truth["identity"]) for truth in truths}) == 1
+    assert pcs("world", "subject", "again", *words).code == 0
+    for photo, truth in zip(photos, truths, strict=True):
+        assert photo.read_bytes() == Path("again", truth["file"]).read_bytes()
+        assert Image.open(Path("first/masks") / photo.name).getbbox() == tuple(truth["box"])
+        near, far = Image.open(Path("first/depth") / photo.name).getextrema()
+        assert (near, far > 1500) == (0, True)
+
+
+def test_world_refuses_to_mix_two_renderings(pcs: Pcs) -> None:
+    assert pcs("world", "render", "scenes", "-n", "2", "--size", "16").code == 0
+    typed = pcs("world", "render", "scenes", "-n", "2", "--size", "16")
+    assert typed.code == 2
+    assert "scenes: already holds" in typed.err
+
+
+@pytest.mark.parametrize(("words", "said"), [(["--class", "mgu"], '"mug"'), (["--size", "30"], "multiple of 8")])
+def test_world_names_what_is_wrong(pcs: Pcs, words: list[str], said: str) -> None:
+    typed = pcs("world", "sheet", "sheet.png", *words)
+    assert typed.code == 2
+    assert said in typed.err
+    assert not Path("sheet.png").exists()
+
+
+def test_world_sheet(pcs: Pcs) -> None:
+    assert pcs("world", "sheet", "sheet.png", "-n", "12", "--size", "16").code == 0
+    assert Image.open("sheet.png").size == (160, 32)
