@@ -13,6 +13,7 @@ from pcs_cli.console import console
 from pcs_cli.options import Base, Json, Offline, Out, Quiet, Set
 
 if TYPE_CHECKING:
+    from modalities.core.artifact import Artifact
     from modalities.core.concept import Concept
     from modalities.core.personalize import Plan
     from modalities.core.recipe import Recipe
@@ -89,28 +90,7 @@ def image(
         except Interrupted as stopped:
             stopped.resume = _resume_command(folder)
             raise
-    about = run.about()
-    kept = about["kept"]
-    console.result(
-        {
-            "run": str(run.folder),
-            "steps": about["steps"],
-            "kept_step": about["kept_step"],
-            "scores": {name: kept[name] for name in ("loss", "subject", "text", "drift", "balance")},
-            "seconds": about["seconds"],
-            "peak_memory_mb": about["peak_memory_mb"],
-            "weights": str(run.weights_file),
-            "portable": [str(run.portable / name) for name in about["portable"]],
-            "contact_sheet": str(run.contact_sheet),
-            "report": str(run.report),
-        },
-        [
-            f"run            {run.folder}  (kept step {about['kept_step']}, {about['seconds']:.0f} s)",
-            f"contact sheet  {run.contact_sheet}",
-            f"report         {run.report}",
-            f'next           pcs generate {shlex.quote(str(run.folder))} "a {{}} in the snow" -n 4',
-        ],
-    )
+    _tell_result(run)
 
 
 def _tell_photos(concept: Concept) -> None:
@@ -132,6 +112,31 @@ def _tell_plan(recipe: Recipe, concept: Concept, folder: Path, plan: Plan) -> No
             "plan": f"at most {plan.steps} steps, {minutes}, {plan.memory_mb / 1000:.1f} GB memory",
             "writes": f"{folder}, up to {plan.disk_mb:.0f} MB",
         },
+    )
+
+
+def _tell_result(run: Artifact) -> None:
+    about = run.about()
+    kept = about["kept"]
+    console.result(
+        {
+            "run": str(run.folder),
+            "steps": about["steps"],
+            "kept_step": about["kept_step"],
+            "scores": {name: kept[name] for name in ("loss", "subject", "text", "drift", "balance")},
+            "seconds": about["seconds"],
+            "peak_memory_mb": about["peak_memory_mb"],
+            "weights": str(run.weights_file),
+            "portable": [str(run.portable / name) for name in about["portable"]],
+            "contact_sheet": str(run.contact_sheet),
+            "report": str(run.report),
+        },
+        [
+            f"run            {run.folder}  (kept step {about['kept_step']}, {about['seconds']:.0f} s)",
+            f"contact sheet  {run.contact_sheet}",
+            f"report         {run.report}",
+            f'next           pcs generate {shlex.quote(str(run.folder))} "a {{}} in the snow" -n 4',
+        ],
     )
 
 

@@ -26,12 +26,12 @@ def portraits(subject: Subject, seed: int, count: int) -> list[Scene]:
     """`count` scenes of one individual, no context twice before each was there once, from all around."""
     order = np.random.default_rng([seed, *b"portraits"]).permutation(len(CONTEXTS))
     contexts = [CONTEXTS[order[number % len(CONTEXTS)]] for number in range(count)]
-    return [Scene.random(seed * 100_000 + number, subject, context) for number, context in enumerate(contexts)]
+    return [Scene.random(seed * 1_000_000 + number, subject, context) for number, context in enumerate(contexts)]
 
 
 def gallery(seed: int, count: int, class_name: str | None = None, *, held_out: bool = False) -> list[Scene]:
     """`count` scenes, each of another individual; of one class if it is named."""
-    numbers = range(seed * 100_000, seed * 100_000 + count)
+    numbers = range(seed * 1_000_000, seed * 1_000_000 + count)
     return [
         Scene.random(number, Subject.random(number, class_name, held_out=held_out), held_out=held_out)
         for number in numbers

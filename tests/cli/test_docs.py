@@ -40,7 +40,7 @@ def test_there_is_something_to_run() -> None:
     assert _blocks("docs/add-a-backbone.md", "python")
 
 
-@pytest.mark.parametrize("document", ["README.md", "docs/first-dog.md"])
+@pytest.mark.parametrize("document", ["README.md", "docs/first-dog.md", "docs/mini.md"])
 def test_commands_run_in_order(document: str, tmp_path: Path) -> None:
     tiny.photos(tmp_path / "photos" / "rex")
     environment = {"PATH": f"{Path(sys.executable).parent}:/usr/bin:/bin", "HOME": str(tmp_path), "PCS_OFFLINE": "1"}
