@@ -164,7 +164,7 @@ class _Session:
         if not self.validation.can_judge:
             self.progress.warn(COARSE)
         with stop_on_signals() as stop:
-            if trainer.step == 0:
+            if not self.looks:
                 self._look()
                 self._save()
             while trainer.step < trainer.total and not self._should_stop_early():

@@ -29,7 +29,9 @@ def whole(base: Path, encoders: tuple[str, str], tmp_path_factory: pytest.TempPa
     return driver.train(folder / "run", base, photos, encoders), photos
 
 
-@pytest.mark.parametrize("where", ["step 2", "step 5", "step 11", "checkpoint 4", "weights 2"])
+@pytest.mark.parametrize(
+    "where", ["step 1", "step 2", "step 5", "step 11", "checkpoint 1", "checkpoint 4", "weights 2"]
+)
 def test_killed_and_resumed_equals_uninterrupted(
     where: str,
     whole: tuple[Artifact, Path],
