@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Generator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, PrivateAttr
+from pydantic import AfterValidator, BaseModel, ConfigDict, PrivateAttr
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -16,16 +16,14 @@ if TYPE_CHECKING:
     from modalities.core.studio import Studio
 
 
-def with_slots(prompts: list[str]) -> list[str]:
-    """Return the prompts.
+def _with_slot(prompt: str) -> str:
+    if prompt.count("{}") != 1:
+        raise ValueError('needs the slot "{}" once, like "a photo of {}"')
+    return prompt
 
-    Raises:
-        ValueError: one has not exactly one slot `{}`.
-    """
-    for prompt in prompts:
-        if prompt.count("{}") != 1:
-            raise ValueError(f'"{prompt}" needs the slot "{{}}" once, like "a photo of {{}}"')
-    return prompts
+
+Template = Annotated[str, AfterValidator(_with_slot)]
+"""A prompt with exactly one slot `{}` for the subject or its class."""
 
 
 class Component(BaseModel):

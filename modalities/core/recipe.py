@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny, ValidationError
 
 import modalities
 from modalities.core import plugins
-from modalities.core.component import Component, with_slots
+from modalities.core.component import Component, Template
 from modalities.core.errors import PcsError, did_you_mean
 
 LOOKS = 5
@@ -29,17 +29,12 @@ class Data(Section):
 
     subject: str = "sks {noun}"
     """The phrase for the subject that fills `{}` in a prompt; `{noun}` is the class word."""
-    prompts: Annotated[list[str], Field(min_length=1)] = ["a photo of {}"]
+    prompts: Annotated[list[Template], Field(min_length=1)] = ["a photo of {}"]
     """Training prompts, each photo with each in turn."""
     resolution: Positive | None = None
     """Side in pixels of the square that photos are resized and cropped to; None is the base's own."""
     flip: bool = False
     """Also train on mirrored photos. Off for subjects with writing or a left and a right."""
-
-    @field_validator("prompts")
-    @classmethod
-    def _have_slots(cls, prompts: list[str]) -> list[str]:
-        return with_slots(prompts)
 
 
 class Train(Section):
@@ -74,7 +69,7 @@ class Validation(Section):
 
     every: Positive | None = None
     """Steps between two looks; None looks five times in a run."""
-    prompts: list[str] = ["a photo of {}", "a {} in the snow", "a {} on the beach", "a {} in the grass"]
+    prompts: list[Template] = ["a photo of {}", "a {} in the snow", "a {} on the beach", "a {} in the grass"]
     """Prompts of the previews; subject similarity and text alignment are measured on them."""
     images: Positive = 2
     """Previews for each prompt."""
@@ -82,11 +77,6 @@ class Validation(Section):
     """Which step's weights are kept: the best balance of subject and text, or the last."""
     patience: Positive | None = 2
     """Stop after this many looks without a better one; None never stops early."""
-
-    @field_validator("prompts")
-    @classmethod
-    def _have_slots(cls, prompts: list[str]) -> list[str]:
-        return with_slots(prompts)
 
 
 class Sample(Section):

@@ -10,9 +10,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from pydantic import Field, PrivateAttr, field_validator
+from pydantic import Field, PrivateAttr
 
-from modalities.core.component import Component, with_slots
+from modalities.core.component import Component, Template
 from modalities.core.concept import Concept
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ class PriorPreservation(Component):
     weight: Annotated[float, Field(ge=0)] = 1.0
     share: Annotated[float, Field(gt=0, le=1)] = 1.0
     """Items that preserve the class for each item of the subject; rounded up to a whole one in every batch."""
-    prompts: Annotated[list[str], Field(min_length=1)] = ["a photo of {}"]
+    prompts: Annotated[list[Template], Field(min_length=1)] = ["a photo of {}"]
     """Class prompts; the slot takes the class word alone."""
     images: Path | None = None
     """Folder of class pictures; None lets the base generate `count` of them."""
@@ -43,11 +43,6 @@ class PriorPreservation(Component):
 
     _pictures: Posterior | None = PrivateAttr(default=None)
     _captions: list[str] = PrivateAttr(default_factory=list[str])
-
-    @field_validator("prompts")
-    @classmethod
-    def _have_slots(cls, prompts: list[str]) -> list[str]:
-        return with_slots(prompts)
 
     def prepare(self, studio: Studio) -> None:
         super().prepare(studio)
