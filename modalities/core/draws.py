@@ -12,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 GOLDEN = (math.sqrt(5) - 1) / 2
+# The largest float32 below 1, to which a float64 closer to 1 would be rounded up.
 BELOW_ONE = 1 - 2**-24
 
 

@@ -98,8 +98,8 @@ class Validation:
         """Mean alignment of previews, prompt by prompt, with their own prompts, and how far it is above the others'."""
         count = len(images) // len(self._captions)
         captions = [caption for caption in self._captions for _ in range(count)]
-        aligned = mean(self._alignment.score(images, captions))
-        return aligned, aligned - self._alignment.floor(images, captions)
+        own, others = self._alignment.score(images, captions)
+        return own, own - others
 
     def final(self, images: int) -> list[Final]:
         """Of each prompt: its template, what the base made of it, and `images` pictures of the subject."""

@@ -133,6 +133,15 @@ def test_after_export_the_run_still_generates_the_same(
     assert generate.of_studio(studio, "a sks dog", seed=1, index=0).tobytes() == before.tobytes()
 
 
+def _drawn_by_diffusers(run: Artifact, base: Path) -> bytes:
+    """What a fresh pipeline over `base` draws of the run's new word."""
+    fresh = bases.load(bases.resolve(str(base)), choose("cpu"), offline=True)
+    fresh.pipeline().load_textual_inversion(run.portable, weight_name="learned_embeds.safetensors")
+    sample = run.recipe().sample
+    (pixels,) = generate.pictures(fresh, fresh.pipeline(), ["a <new>"], seed=0, indices=[0], sample=sample, side=32)
+    return to_image(pixels).tobytes()
+
+
 @pytest.mark.parametrize("vectors", [1, 3])
 def test_learned_embeds_load_in_a_fresh_pipeline(
     vectors: int, base: Path, encoders: tuple[str, str], tmp_path: Path
@@ -147,11 +156,7 @@ def test_learned_embeds_load_in_a_fresh_pipeline(
         train={"steps": 2, "learning_rate": 0.1},
     )
     ours = generate.of_studio(run.studio(driver.machine(encoders, tmp_path / "cache")), "a <new>", seed=0, index=0)
-    fresh = bases.load(bases.resolve(str(base)), choose("cpu"), offline=True)
-    fresh.pipeline().load_textual_inversion(run.portable, weight_name="learned_embeds.safetensors")
-    sample = run.recipe().sample
-    (pixels,) = generate.pictures(fresh, fresh.pipeline(), ["a <new>"], seed=0, indices=[0], sample=sample, side=32)
-    assert to_image(pixels).tobytes() == ours.tobytes()
+    assert _drawn_by_diffusers(run, base) == ours.tobytes()
 
 
 def test_fine_tuned_networks_and_a_new_word_load_in_a_fresh_pipeline(
@@ -171,11 +176,7 @@ def test_fine_tuned_networks_and_a_new_word_load_in_a_fresh_pipeline(
     shutil.copytree(base, mended)
     for part in ("unet", "text_encoder"):
         shutil.copytree(run.portable / part, mended / part, dirs_exist_ok=True)
-    fresh = bases.load(bases.resolve(str(mended)), choose("cpu"), offline=True)
-    fresh.pipeline().load_textual_inversion(run.portable, weight_name="learned_embeds.safetensors")
-    sample = run.recipe().sample
-    (pixels,) = generate.pictures(fresh, fresh.pipeline(), ["a <new>"], seed=0, indices=[0], sample=sample, side=32)
-    assert to_image(pixels).tobytes() == ours.tobytes()
+    assert _drawn_by_diffusers(run, mended) == ours.tobytes()
 
 
 def test_inspect_reads_loras_of_other_tools(tmp_path: Path) -> None:

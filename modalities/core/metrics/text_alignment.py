@@ -17,15 +17,11 @@ class TextAlignment:
     def __init__(self, encoder: TextImageEncoder) -> None:
         self._encoder = encoder
 
-    def score(self, images: list[Image.Image], prompts: list[str]) -> list[float]:
-        """Return one alignment for each pair."""
-        return (self._encoder(images) * self._encoder.text(prompts)).sum(1).tolist()
+    def score(self, images: list[Image.Image], prompts: list[str]) -> tuple[float, float]:
+        """Mean alignment of pictures, prompt i for picture i, and their mean alignment with the others' prompts.
 
-    def floor(self, images: list[Image.Image], prompts: list[str]) -> float:
-        """Mean alignment of pictures with the prompts of the others: what ignoring one's own prompt scores.
-
-        0 where all share one prompt.
+        The second is what ignoring one's own prompt scores; 0 where all share one prompt.
         """
         cosines = self._encoder(images) @ self._encoder.text(prompts).T
         is_other = torch.tensor([[mine != other for other in prompts] for mine in prompts])
-        return float(cosines[is_other].mean()) if is_other.any() else 0.0
+        return float(cosines.diagonal().mean()), float(cosines[is_other].mean()) if is_other.any() else 0.0
