@@ -36,6 +36,9 @@ def check(
     draw: Annotated[
         bool, typer.Option("--draw", help="Also let an embedded base draw held-out scenes and judge them; minutes.")
     ] = False,
+    photos: Annotated[
+        Path | None, typer.Option(help="With --draw: also say how well the autoencoder keeps these photos.")
+    ] = None,
     offline: Offline = False,
     json: Json = False,
     quiet: Quiet = False,
@@ -53,7 +56,9 @@ def check(
         with bases.quiet():
             from modalities.mini import check as drawings
 
-            facts |= drawings.check(Path(base.source)) | drawings.check_encoders(Path(base.source))
+            folder = Path(base.source)
+            facts |= drawings.check(folder, photos=photos)
+            facts |= drawings.check_encoders(folder) | drawings.check_video(folder)
     console.result(facts, _lines(facts))
 
 
@@ -73,12 +78,15 @@ def _lines(facts: dict[str, Any], indent: str = "") -> list[str]:
 def build(
     name: Annotated[str, typer.Argument(help="The base to build: mini.")],
     out: Out = None,
+    processes: Annotated[
+        int, typer.Option(min=1, help="Processes that share the work, one thread each; at most one per core.")
+    ] = 1,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
     """Train an embedded base from nothing, by the fixed recipe that made the shipped one.
 
-    Takes about three hours on a CPU. Stop it at any time; the same command goes on where it stopped.
+    Takes about eight hours of one CPU core. Stop it at any time; the same command goes on where it stopped.
     """
     console.setup(json=json, quiet=quiet)
     from pcs_cli import settings
@@ -107,5 +115,5 @@ def build(
         },
     )
     with console.progress() as progress, bases.quiet():
-        facts = build_base(recipe, folder, chosen.cache, progress, device.kind)
+        facts = build_base(recipe, folder, chosen.cache, progress, device.kind, processes)
     console.result({"base": str(folder), **facts}, [f"base  {folder}", *_lines(facts)])

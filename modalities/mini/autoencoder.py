@@ -12,6 +12,7 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 from torch.nn import functional
 
+from modalities.mini import team
 from modalities.mini.settings import AutoencoderSettings
 from modalities.mini.shards import Pictures
 from modalities.mini.training import step_noise, step_rng
@@ -86,10 +87,9 @@ class AutoencoderTask:
         self.model, self.pictures, self.settings, self.device = model.to(device), pictures, settings, device
         self._seed, self._foreign = seed, dead_leaves(min(6000, len(pictures)), pictures.size, seed)
 
-    def batch(self, step: int) -> Tensor:
-        """Pixels (B, 3, H, W) float32 in [0, 1] of one step; crops of half the size in the first stretch."""
+    def batch(self, step: int, is_crop: bool) -> Tensor:
+        """Pixels (B, 3, H, W) float32 in [0, 1] of one step, or crops of half the size."""
         settings, rng = self.settings, step_rng(self._seed, step)
-        is_crop = step < settings.steps_on_crops
         count = settings.batch_on_crops if is_crop else settings.batch_on_pictures
         foreign = round(count * settings.foreign_share)
         images = np.concatenate(
@@ -98,16 +98,17 @@ class AutoencoderTask:
                 self._foreign[rng.integers(len(self._foreign), size=foreign)],
             ]
         )
-        images = np.stack([_augmented(image, is_crop, rng) for image in images])
+        images = np.stack(team.mine([_augmented(image, is_crop, rng) for image in images]))
         return torch.from_numpy(images).permute(0, 3, 1, 2).to(self.device).float() / 255
 
     def loss(self, step: int) -> Tensor:
         """Reconstruction in pixels and their differences, a little KL, and the same at half the size."""
-        pixels = self.batch(step)
+        pixels = self.batch(step, is_crop=step < self.settings.steps_on_crops)
         noise = step_noise(self._seed, step)
         with torch.autocast(self.device.type, torch.bfloat16):
             moments = self.model.encode(pixels * 2 - 1).latent_dist
-            draw = torch.randn(moments.mean.shape, generator=noise).to(self.device)
+            whole = (len(pixels) * team.size(), *moments.mean.shape[1:])
+            draw = team.mine(torch.randn(whole, generator=noise)).to(self.device)
             latents = moments.mean + moments.std * draw
             decoded = self.model.decode(latents).sample
             # Latents that still mean the picture after halving are smooth, and smooth latents are easier to
@@ -117,6 +118,23 @@ class AutoencoderTask:
         halved_error = _difference(halved.float() / 2 + 0.5, functional.avg_pool2d(pixels, 2))
         kl = moments.kl().mean() / pixels[0].numel()
         return error + self.settings.halved_weight * halved_error + self.settings.kl_weight * kl
+
+
+class DecoderTask:
+    """More training of the decoder on the exact latents of a frozen encoder, for the sake of PSNR."""
+
+    def __init__(self, whole: AutoencoderTask, steps_on_crops: int) -> None:
+        self._whole, self._steps_on_crops = whole, steps_on_crops
+        for part in (whole.model.encoder, whole.model.quant_conv):
+            part.requires_grad_(False)
+
+    def loss(self, step: int) -> Tensor:
+        """Mean over pictures of the logarithm of the squared error, which PSNR is, and a little L1."""
+        pixels = self._whole.batch(step, is_crop=step < self._steps_on_crops)
+        with torch.autocast(pixels.device.type, torch.bfloat16):
+            decoded = self._whole.model.decode(encoded(self._whole.model, pixels)).sample
+        error = decoded.float() / 2 + 0.5 - pixels
+        return 0.05 * error.square().mean(dim=(1, 2, 3)).add(1e-5).log().mean() + 0.2 * error.abs().mean()
 
 
 def _augmented(image: np.ndarray, is_crop: bool, rng: np.random.Generator) -> np.ndarray:

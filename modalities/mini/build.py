@@ -9,25 +9,27 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from functools import cached_property
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 import torch
-from diffusers import AutoencoderKL
+from diffusers import AutoencoderKL, UNet3DConditionModel
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import CLIPModel, CLIPTokenizer, ResNetModel
 
 from modalities.core.errors import Interrupted
 from modalities.core.files import lock, replacing
-from modalities.core.progress import Progress, StopRequest, stop_on_signals
-from modalities.mini import autoencoder, captions, denoiser, encoders, shards
+from modalities.core.progress import Progress, Silent, StopRequest, stop_on_signals
+from modalities.mini import autoencoder, captions, denoiser, encoders, shards, team
+from modalities.mini.denoiser import DenoiserTask
 from modalities.mini.export import write_base
-from modalities.mini.probe import Probe, ProbeTask
-from modalities.mini.settings import BuildRecipe
+from modalities.mini.motion import FRAMES
+from modalities.mini.probe import MotionProbe, MotionProbeTask, Probe, ProbeTask
+from modalities.mini.settings import BuildRecipe, Lesson
 from modalities.mini.tokenizer import train_tokenizer
 from modalities.mini.training import Stretch, Trainer
 from modalities.mini.world import Scene
@@ -35,15 +37,20 @@ from modalities.mini.world import Scene
 Module = TypeVar("Module", bound=nn.Module)
 
 
-def build(recipe: BuildRecipe, out: Path, cache: Path, progress: Progress, device: str = "cpu") -> dict[str, Any]:
+def build(
+    recipe: BuildRecipe, out: Path, cache: Path, progress: Progress, device: str = "cpu", processes: int = 1
+) -> dict[str, Any]:
     """Build the base by `recipe` into the folder `out`, working under `cache`; return what `build.json` says.
+
+    `processes` share the rendering and every batch of the larger networks. Their number changes the weights as
+    rounding does, and nothing else.
 
     Raises:
         Interrupted: it was asked to stop; calling it again goes on from there.
     """
     folder = cache / "mini"
     with lock(folder), stop_on_signals() as stop, _one_thread():
-        workshop = Workshop(recipe, folder, progress, stop, torch.device(device))
+        workshop = Workshop(recipe, folder, progress, stop, torch.device(device), processes)
         return write_base(workshop, out)
 
 
@@ -62,44 +69,71 @@ class Workshop:
     """The stages of a build. Each property makes its result once, from those that it names."""
 
     def __init__(
-        self, recipe: BuildRecipe, folder: Path, progress: Progress, stop: StopRequest, device: torch.device
+        self,
+        recipe: BuildRecipe,
+        folder: Path,
+        progress: Progress,
+        stop: StopRequest,
+        device: torch.device,
+        processes: int = 1,
     ) -> None:
-        self.recipe, self.folder, self.progress, self.stop, self.device = (
+        self.recipe, self.folder, self.progress, self.stop, self.device, self.processes = (
             recipe,
             folder,
             progress,
             stop,
             device,
+            processes,
         )
 
     @cached_property
     def pictures_folder(self) -> Path:
-        key = (shards.fingerprint(self.recipe.size), self.recipe.size, self.recipe.seed)
-        return self._stage_folder("pictures", *key)
+        return self._pictures_folder("pictures", Scene.random)
 
     @cached_property
     def pictures(self) -> shards.Pictures:
-        """All training pictures, rendered."""
-        seed = self.recipe.seed
-        return self._rendered(
-            self.pictures_folder, lambda index: shards.training_scene(seed, index), self.recipe.world.pictures
-        )
+        """All training pictures of the first ring, rendered."""
+        return self._rendered(self.pictures_folder, shards.training_scene, self.recipe.world.pictures)
+
+    @cached_property
+    def varied_folder(self) -> Path:
+        return self._pictures_folder("varied", Scene.varied)
+
+    @cached_property
+    def varied(self) -> shards.Pictures:
+        """All training pictures of the second ring."""
+        return self._rendered(self.varied_folder, shards.varied_scene, self.recipe.world.varied)
+
+    @cached_property
+    def frames_folder(self) -> Path:
+        return self._pictures_folder("frames", lambda index: shards.frame_scene(0, index))
+
+    @cached_property
+    def frames(self) -> shards.Pictures:
+        """The frames of all training clips, one after the other."""
+        return self._rendered(self.frames_folder, shards.frame_scene, self.recipe.world.clips * FRAMES)
 
     @cached_property
     def families(self) -> shards.Pictures:
         """Pictures of the same individuals in other contexts and views."""
-        settings, seed = self.recipe.subject_encoder, self.recipe.seed
+        settings = self.recipe.subject_encoder
         folder = self._stage_folder("families", self.pictures_folder.name, settings.views)
-        return self._rendered(
-            folder,
-            lambda index: encoders.family_scene(seed, index, settings.views),
-            settings.families * settings.views,
-        )
+        scene_of = partial(encoders.family_scene, views=settings.views)
+        return self._rendered(folder, scene_of, settings.families * settings.views)
 
-    def _rendered(self, folder: Path, scene_of: Callable[[int], Scene], count: int) -> shards.Pictures:
-        if not shards.render_shards(folder, scene_of, count, self.recipe.size, self.progress, self.stop):
+    def _pictures_folder(self, name: str, sample: Callable[[int], Scene]) -> Path:
+        key = (shards.fingerprint(self.recipe.size, sample), self.recipe.size, self.recipe.seed)
+        return self._stage_folder(name, *key)
+
+    def _rendered(self, folder: Path, scene_of: Callable[[int, int], Scene], count: int) -> shards.Pictures:
+        work = shards.Rendering(folder, partial(scene_of, self.recipe.seed), count, self.recipe.size)
+        if not work.run(self.processes, self.progress, self.stop):
             self._interrupt("rendering")
         return shards.Pictures.open(folder, count)
+
+    def _team(self, stage: str) -> AbstractContextManager[None]:
+        """Other processes that come to the same trainings by asking for the property `stage`."""
+        return team.gathered(self.processes, _assist, self.recipe, self.folder, self.device, stage)
 
     @cached_property
     def autoencoder_folder(self) -> Path:
@@ -114,16 +148,31 @@ class Workshop:
         path = self.autoencoder_folder / "normalized.safetensors"
         if not path.exists():
             pictures = self.pictures.first(settings.pictures)
-            task = autoencoder.AutoencoderTask(model, pictures, settings, seed, self.device)
-            self._train(model, task.loss, stretch, self.autoencoder_folder, settings.average)
-            sample = torch.cat([
-                autoencoder.encoded(model, pixels)
-                for pixels in autoencoder.batches(self.pictures.first(4096), self.device)
-            ])  # fmt: skip
-            autoencoder.normalize_latents(model, sample)
-            _save(model, path)
+            with self._team("autoencoder"):
+                task = autoencoder.AutoencoderTask(model, pictures, settings, seed, self.device)
+                self._train(model, task.loss, stretch, self.autoencoder_folder, settings.average)
+                sample = torch.cat([
+                    autoencoder.encoded(model, pixels)
+                    for pixels in autoencoder.batches(self.pictures.first(4096), self.device)
+                ])  # fmt: skip
+                autoencoder.normalize_latents(model, sample)
+                _save(model, path)
         model.load_state_dict(load_file(path))
         return model.to(self.device).eval()
+
+    @cached_property
+    def finished_autoencoder(self) -> AutoencoderKL:
+        """The autoencoder with its decoder trained further; its encoder, and so all latents, are the same."""
+        recipe, model = self.recipe, self.autoencoder
+        settings = recipe.decoder
+        folder = self._stage_folder("decoder", self.autoencoder_folder.name, settings)
+        stretch = Stretch(0, settings.steps, settings.learning_rate, settings.warmup, settings.steps // 2)
+
+        def loss() -> Callable[[int], Tensor]:
+            whole = autoencoder.AutoencoderTask(model, self.pictures, recipe.autoencoder, recipe.seed + 1, self.device)
+            return autoencoder.DecoderTask(whole, settings.steps_on_crops).loss
+
+        return self._once(model, folder, stretch, settings.average, loss, team_for="finished_autoencoder")
 
     @cached_property
     def tokenizer(self) -> CLIPTokenizer:
@@ -133,25 +182,32 @@ class Workshop:
         return train_tokenizer([*said, *captions.all_words() * 4], self.recipe.vocabulary)
 
     @cached_property
-    def examples_folder(self) -> Path:
-        said = [shards.captions_of(i, self.recipe.seed, self.recipe.world.captions) for i in range(200)]
-        words = self.tokenizer.backend_tokenizer.to_str()
-        return self._stage_folder("examples", self.autoencoder_folder.name, self.recipe.world, said, words)
+    def picture_latents(self) -> np.ndarray:
+        """Latents (N, 4, H, W) float16 of the first ring."""
+        return self._latents(self.pictures_folder, lambda: self.pictures)
 
     @cached_property
-    def examples(self) -> denoiser.LatentSet:
-        """Latents and tokenized captions of all training pictures."""
-        folder = self.examples_folder
-        if not (folder / "tokens.npy").exists():
-            _save_array(self._latents(), folder / "latents.npy")
-            _save_array(self._tokens(), folder / "tokens.npy")
-        latents, tokens = np.load(folder / "latents.npy"), np.load(folder / "tokens.npy")
-        return denoiser.LatentSet(latents, tokens, denoiser.token_ids(self.tokenizer, [""])[0])
+    def varied_latents(self) -> np.ndarray:
+        """The same of the second ring."""
+        return self._latents(self.varied_folder, lambda: self.varied)
 
-    def _latents(self) -> np.ndarray:
+    @cached_property
+    def clip_latents(self) -> np.ndarray:
+        """Latents (N, F, 4, H, W) float16 of the clips."""
+        latents = self._latents(self.frames_folder, lambda: self.frames)
+        return latents.reshape(-1, FRAMES, *latents.shape[1:])
+
+    def _latents(self, source: Path, pictures: Callable[[], shards.Pictures]) -> np.ndarray:
+        """Latents of rendered pictures, encoded once."""
+        path = self._stage_folder("latents", self.autoencoder_folder.name, source.name) / "latents.npy"
+        if not path.exists():
+            _save_array(self._encoded(pictures()), path)
+        return np.load(path)
+
+    def _encoded(self, pictures: shards.Pictures) -> np.ndarray:
         model, parts = self.autoencoder, []
-        self.progress.start("encode", len(self.pictures))
-        for pixels in autoencoder.batches(self.pictures, self.device):
+        self.progress.start("encode", len(pictures))
+        for pixels in autoencoder.batches(pictures, self.device):
             if self.stop:
                 self._interrupt("encoding")
             with torch.autocast(self.device.type, torch.bfloat16):
@@ -159,75 +215,155 @@ class Workshop:
             self.progress.advance(len(pixels))
         return np.concatenate(parts)
 
-    def _tokens(self) -> np.ndarray:
-        count, pictures = self.recipe.world.captions, self.recipe.world.pictures
-        self.progress.start("captions", pictures)
-        tokens = np.empty((pictures, count, denoiser.POSITIONS), np.int16)
-        for i in range(pictures):
-            if self.stop:
-                self._interrupt("captioning")
-            tokens[i] = denoiser.token_ids(self.tokenizer, shards.captions_of(i, self.recipe.seed, count))
-            self.progress.advance()
-        return tokens
+    def _tokens(self, captions_of: Callable[[int, int, int], list[str]], pictures: int, count: int) -> np.ndarray:
+        """Token ids (pictures, count, POSITIONS) int16 of `captions_of(index, seed, count)`, written down once."""
+        seed, words = self.recipe.seed, self.tokenizer.backend_tokenizer.to_str()
+        said = [captions_of(i, seed, count) for i in range(min(200, pictures))]
+        path = self._stage_folder("tokens", said, words, pictures) / "tokens.npy"
+        if not path.exists():
+            self.progress.start("captions", pictures)
+            tokens = np.empty((pictures, count, denoiser.POSITIONS), np.int16)
+            for i in range(pictures):
+                if self.stop:
+                    self._interrupt("captioning")
+                tokens[i] = denoiser.token_ids(self.tokenizer, captions_of(i, seed, count))
+                self.progress.advance()
+            _save_array(tokens, path)
+        return np.load(path)
+
+    def _captions(self, lesson: Lesson) -> np.ndarray:
+        """Tokenized captions of the first ring for one lesson."""
+
+        def said(index: int, seed: int, count: int) -> list[str]:
+            return shards.captions_of(index, seed, count, lesson.named_views)
+
+        return self._tokens(said, self.recipe.world.pictures, lesson.captions)
+
+    def _varied_captions(self, lesson: Lesson) -> np.ndarray:
+        """Tokenized captions of the second ring for one lesson."""
+        return self._tokens(shards.varied_captions_of, self.recipe.world.varied, lesson.captions)
+
+    def examples(self, lesson: Lesson) -> list[denoiser.LatentSet]:
+        """What the image denoiser learns from in a lesson."""
+        examples = [denoiser.LatentSet(self.picture_latents, self._captions(lesson))]
+        world, count = self.recipe.world, lesson.captions
+        if lesson.varied_share:
+            tokens = self._varied_captions(lesson)
+            examples.append(denoiser.LatentSet(self.varied_latents, tokens, lesson.varied_share))
+        if lesson.frame_share:
+            tokens = np.repeat(self._tokens(shards.clip_captions_of, world.clips, count), FRAMES, axis=0)
+            latents = self.clip_latents.reshape(-1, *self.clip_latents.shape[2:])
+            examples.append(denoiser.LatentSet(latents, tokens, lesson.frame_share))
+        return examples
+
+    def new_networks(self) -> nn.ModuleDict:
+        """Text encoder and UNet, untrained."""
+        settings, seed = self.recipe.denoiser, self.recipe.seed
+        text = _seeded(seed, denoiser.new_text_encoder, self.tokenizer, settings.text_width, settings.text_layers)
+        side = self.recipe.size // autoencoder.FACTOR
+        shape = (settings.channels, settings.head_width, settings.text_width, side)
+        return nn.ModuleDict({"text_encoder": text, "unet": _seeded(seed, denoiser.new_unet, *shape)})
+
+    def denoiser_task(self, networks: nn.ModuleDict, examples: list[denoiser.LatentSet], batch: int) -> DenoiserTask:
+        """Batches and loss for `networks` to learn from `examples`."""
+        empty = denoiser.token_ids(self.tokenizer, [""])[0]
+        settings = self.recipe.denoiser
+        return DenoiserTask(networks, examples, empty, settings, batch, self.recipe.seed, self.device)
 
     @cached_property
     def denoiser_folder(self) -> Path:
-        settings = self.recipe.denoiser.model_copy(update={"steps": 1})
-        return self._stage_folder("denoiser", self.examples_folder.name, settings)
+        """Where the anneal works; all that the image networks depend on is in its name."""
+        last = len(self.recipe.denoiser.lessons) - 1
+        folder, until = self._lesson_folder(last), self.recipe.denoiser.steps
+        return self._stage_folder("anneal", folder.name, until, self.recipe.anneal)
 
-    def new_denoiser(self) -> denoiser.DenoiserTask:
-        """The untrained denoiser and what it learns from."""
-        settings, seed = self.recipe.denoiser, self.recipe.seed
-        text = _seeded(seed, denoiser.new_text_encoder, self.tokenizer, settings.text_width, settings.text_layers)
-        shape = (
-            settings.channels,
-            settings.head_width,
-            settings.text_width,
-            self.recipe.size // autoencoder.FACTOR,
-        )
-        unet = _seeded(seed, denoiser.new_unet, *shape)
-        return denoiser.DenoiserTask(text, unet, self.examples, settings, seed, self.device)
+    def _lesson_folder(self, number: int) -> Path:
+        """A lesson's folder: all before it count in full, of its own only its length does not."""
+        settings = self.recipe.denoiser
+        own = settings.lessons[number].model_copy(update={"until": 1})
+        fixed = settings.model_copy(update={"lessons": (*settings.lessons[:number], own)})
+        return self._stage_folder("denoiser", self.autoencoder_folder.name, fixed)
 
     @cached_property
     def denoiser(self) -> nn.ModuleDict:
-        """Text encoder and UNet after the constant stretch and the anneal, with averaged weights."""
-        settings, steps = self.recipe.denoiser, self.recipe.denoiser.steps
-        last = steps + self.recipe.anneal.steps
-        folder = self._stage_folder("anneal", self.denoiser_folder.name, steps, self.recipe.anneal)
-        task = self.new_denoiser()
-        if not (folder / "finished.safetensors").exists():
-            constant = Stretch(0, steps, settings.learning_rate, settings.warmup)
-            reached = self._constant_stretch(task, constant)
-            falling = Stretch(steps, last, settings.learning_rate, anneal=self.recipe.anneal.steps)
-            self._train(task.module, task.loss, falling, folder, settings.average, begin=reached)
-            _save(task.module, folder / "finished.safetensors")
-        task.module.load_state_dict(load_file(folder / "finished.safetensors"))
-        return task.module.eval()
+        """Text encoder and UNet after all lessons and the anneal, with averaged weights."""
+        settings, steps, networks = self.recipe.denoiser, self.recipe.denoiser.steps, self.new_networks()
+        last, length = settings.lessons[-1], self.recipe.anneal.steps
+        stretch = Stretch(steps, steps + length, settings.learning_rate, anneal=length)
 
-    def _constant_stretch(self, task: denoiser.DenoiserTask, stretch: Stretch) -> Path:
-        """Train to the end of `stretch` and return the state there, which later, longer builds go on from."""
-        reached = self.denoiser_folder / f"reached-{stretch.last}.pt"
-        if not reached.exists():
-            trainer = Trainer(task.module, self.denoiser_folder / "state.pt", self.recipe.denoiser.average)
-            if not trainer.train(task.loss, stretch, "denoiser", self.progress, self.stop).is_finished:
-                self._interrupt("denoiser")
-            trainer.path = reached
-            trainer.save()
+        def loss() -> Callable[[int], Tensor]:
+            return self.denoiser_task(networks, self.examples(last), settings.batch).loss
+
+        return self._once(
+            networks, self.denoiser_folder, stretch, settings.average, loss, self._lessons, team_for="denoiser"
+        )
+
+    def _lessons(self) -> Path:
+        """Train all lessons at a constant rate; return the state after the last, which longer builds go on from."""
+        settings, reached, first = self.recipe.denoiser, Path(), 0
+        for number, lesson in enumerate(settings.lessons):
+            folder, begin = self._lesson_folder(number), reached
+            reached = folder / f"reached-{lesson.until}.pt"
+            if not reached.exists():
+                networks = self.new_networks()
+                task = self.denoiser_task(networks, self.examples(lesson), settings.batch)
+                trainer = Trainer(networks, folder / "state.pt", settings.average)
+                if number and not trainer.path.exists():
+                    trainer.load(begin)
+                stretch = Stretch(first, lesson.until, settings.learning_rate, settings.warmup)
+                if not trainer.train(task.loss, stretch, "denoiser", self.progress, self.stop).is_finished:
+                    self._interrupt("denoiser")
+                trainer.path = reached
+                trainer.save()
+            first = lesson.until
         return reached
+
+    @cached_property
+    def video(self) -> UNet3DConditionModel:
+        """The video UNet: every tensor of the image UNet, and temporal layers trained on clips."""
+        settings, image = self.recipe.video, self.denoiser
+        model = _seeded(self.recipe.seed, denoiser.new_video_unet, image["unet"])
+        folder = self._stage_folder("video", self.denoiser_folder.name, self.frames_folder.name, settings)
+        stretch = Stretch(0, settings.steps, settings.learning_rate, settings.warmup, settings.anneal)
+
+        def loss() -> Callable[[int], Tensor]:
+            networks = nn.ModuleDict({"text_encoder": image["text_encoder"].requires_grad_(False), "unet": model})
+            tokens = self._tokens(shards.clip_captions_of, self.recipe.world.clips, 4)
+            clips = [denoiser.LatentSet(self.clip_latents, tokens)]
+            return self.denoiser_task(networks, clips, settings.batch).loss
+
+        return self._once(model, folder, stretch, settings.average, loss, team_for="video")
 
     @cached_property
     def probe(self) -> Probe:
         """The classifier that judges what the base draws."""
         settings, seed = self.recipe.probe, self.recipe.seed
         model = _seeded(seed, Probe, settings.widths)
-        folder = self._stage_folder("probe", self.pictures_folder.name, settings, self.recipe.world.pictures)
+        world = self.recipe.world
+        rings = (self.pictures_folder.name, self.varied_folder.name, world.pictures, world.varied)
+        folder = self._stage_folder("probe", *rings, settings)
         stretch = Stretch(0, settings.steps, settings.learning_rate, 100, settings.steps // 3)
         return self._once(
             model,
             folder,
             stretch,
             0.998,
-            lambda: ProbeTask(model, self.pictures, settings, seed, self.device).loss,
+            lambda: ProbeTask(model, self.pictures, self.varied, settings, seed, self.device).loss,
+        )
+
+    @cached_property
+    def motion_probe(self) -> MotionProbe:
+        """The classifier that judges clips."""
+        settings, seed = self.recipe.motion_probe, self.recipe.seed
+        model = _seeded(seed, MotionProbe, settings.widths)
+        folder = self._stage_folder("motion_probe", self.frames_folder.name, self.recipe.world.clips, settings)
+        stretch = Stretch(0, settings.steps, settings.learning_rate, 100, settings.steps // 3)
+        return self._once(
+            model,
+            folder,
+            stretch,
+            0.998,
+            lambda: MotionProbeTask(model, self.frames, settings, seed, self.device).loss,
         )
 
     @cached_property
@@ -252,15 +388,24 @@ class Workshop:
         settings, seed = self.recipe.clip, self.recipe.seed
         shape = (settings.width, settings.layers, settings.patch, self.recipe.size)
         model = _seeded(seed, encoders.new_clip, self.tokenizer, *shape)
-        folder = self._stage_folder("clip", self.examples_folder.name, settings)
+        rings = (self.pictures_folder.name, self.varied_folder.name, self.recipe.world)
+        folder = self._stage_folder("clip", *rings, self.tokenizer.backend_tokenizer.to_str(), settings)
         stretch = Stretch(0, settings.steps, settings.learning_rate, 500, settings.steps // 2)
-        tokens = self.examples.tokens
+        lesson = self.recipe.denoiser.lessons[-1]
         return self._once(
             model,
             folder,
             stretch,
             0.998,
-            lambda: encoders.ClipTask(model, self.pictures, tokens, settings, seed, self.device).loss,
+            lambda: (
+                encoders.ClipTask(
+                    model,
+                    [(self.pictures, self._captions(lesson)), (self.varied, self._varied_captions(lesson))],
+                    settings,
+                    seed,
+                    self.device,
+                ).loss
+            ),
         )
 
     def _once(
@@ -270,12 +415,21 @@ class Workshop:
         stretch: Stretch,
         average: float,
         make_loss: Callable[[], Callable[[int], Tensor]],
+        begin: Callable[[], Path] | None = None,
+        team_for: str | None = None,
     ) -> Module:
-        """`model` trained over `stretch`, from disk if that was done before."""
+        """`model` trained over `stretch`, from disk if that was done before.
+
+        begin: gives the state to start from. team_for: the property that a team of processes may train for.
+        """
         path = folder / "finished.safetensors"
         if not path.exists():
-            self._train(model, make_loss(), stretch, folder, average)
-            _save(model, path)
+            # All that is rendered or encoded for this must be on disk before a team reads it.
+            task = make_loss()
+            with self._team(team_for) if team_for else nullcontext():
+                start = begin() if begin is not None else None
+                self._train(model, task, stretch, folder, average, start)
+                _save(model, path)
         model.load_state_dict(load_file(path))
         return model.to(self.device).eval()
 
@@ -313,9 +467,18 @@ def _seeded(seed: int, make: Any, *arguments: Any) -> Any:
         return make(*arguments)
 
 
+def _assist(recipe: BuildRecipe, folder: Path, device: torch.device, stage: str) -> None:
+    """Take part, in a process of its own, in the trainings of one stage."""
+    # The leader tells when to stop.
+    with suppress(Interrupted):
+        getattr(Workshop(recipe, folder, Silent(), StopRequest(), device), stage)
+
+
 def _save(module: nn.Module, path: Path) -> None:
-    with replacing(path) as temporary:
-        save_file({name: tensor.contiguous().cpu() for name, tensor in module.state_dict().items()}, temporary)
+    if team.rank() == 0:
+        with replacing(path) as temporary:
+            save_file({name: tensor.contiguous().cpu() for name, tensor in module.state_dict().items()}, temporary)
+    team.wait()
 
 
 def _save_array(array: np.ndarray, path: Path) -> None:

@@ -2,8 +2,9 @@
 
 import numpy as np
 
+from modalities.mini.motion import CAMERA_MOTIONS, MOTION_PHRASES, Clip
 from modalities.mini.shapes import CLASSES
-from modalities.mini.world import Scene, Subject
+from modalities.mini.world import Companion, Scene, Subject
 
 # Rare words that the base learns to ignore, as large bases do: they are free to be given a meaning later.
 IDENTIFIERS = (
@@ -39,6 +40,21 @@ VIEW_WORDS = {
     "back": ("back view", "seen from behind", "rear view"),
     "top": ("top view", "seen from above", "overhead view"),
 }
+STYLE_PHRASES: dict[str, tuple[str, ...]] = {
+    "cartoon": ("a cartoon of", "a cartoon of", "a cartoon drawing of"),
+    "pencil": ("a pencil drawing of", "a pencil drawing of", "a pencil sketch of"),
+    "pixel art": ("pixel art of", "pixel art of", "a pixel art picture of"),
+    "watercolor": ("a watercolor painting of", "a watercolor painting of", "a watercolor of"),
+}
+RELATION_PHRASES: dict[str, tuple[str, ...]] = {
+    "on": ("on", "on top of", "standing on"),
+    "beside": ("beside", "next to"),
+    "in front of": ("in front of",),
+    "behind": ("behind",),
+    "inside": ("inside", "in"),
+}
+FINISH_WORDS: dict[str, tuple[str, ...]] = {"shiny": ("glossy", "polished"), "wet": ("wet", "soaked")}
+_ARTICLE_OF = {"pink glasses": ""}
 _OPENINGS = (
     "a photo of",
     "a picture of",
@@ -61,16 +77,40 @@ _PATTERN_WORDS = {
 }
 
 
-def caption(scene: Scene, rng: np.random.Generator) -> str:
-    """Write one sentence about `scene`; colours, pattern, context and view each may or may not be named."""
-    words = _noun_phrase(scene.subject, rng)
+NAMED_VIEWS = 0.42
+
+
+def caption(scene: Scene, rng: np.random.Generator, motion: str | None = None, named_views: float = NAMED_VIEWS) -> str:
+    """Write one sentence about `scene`; colours, pattern, context and view each may or may not be named.
+
+    named_views: how often a view that has a name is named. A style and a motion are always named, an accessory, a
+    finish and a companion nearly always: a picture would contradict words that keep silent about them.
+    """
+    words = _subject_phrase(scene, rng)
+    if motion and motion not in CAMERA_MOTIONS:
+        words = f"{words} {_one(MOTION_PHRASES[motion], rng)}"
+    if scene.companion:
+        words = f"{words} {_beside(scene.companion, rng)}"
     place = _one(CONTEXT_PHRASES[scene.context], rng) if rng.random() < 0.88 else ""
     opening = ("a photo of" if rng.random() < 0.7 else _one(_OPENINGS, rng)) if rng.random() < 0.72 else ""
+    if scene.style != "photo":
+        opening = _one(STYLE_PHRASES[scene.style], rng)
     view = scene.camera.view
-    seen = _one(VIEW_WORDS[view], rng) if view and rng.random() < 0.42 else ""
+    seen = _one(VIEW_WORDS[view], rng) if view and rng.random() < named_views else ""
+    if motion in CAMERA_MOTIONS:
+        seen = _one(MOTION_PHRASES[motion], rng)
     if opening == "" and place and rng.random() < 0.1:
         return _joined(f"{place}, {words}", seen)
     return _joined(f"{opening} {words} {place}", seen)
+
+
+def clip_caption(clip: Clip, rng: np.random.Generator) -> str:
+    """Write one sentence about a clip, with its motion."""
+    said = caption(clip.scene, rng, clip.motion, named_views=0.0)
+    for opening in _OPENINGS:
+        if said.startswith(opening):
+            return f"a video of{said.removeprefix(opening)}" if rng.random() < 0.8 else said
+    return said
 
 
 def all_words() -> list[str]:
@@ -81,10 +121,32 @@ def all_words() -> list[str]:
     return [*nouns, *places, *views, *IDENTIFIERS, *_OPENINGS, *_FILLERS, *_ARTICLES]
 
 
-def _noun_phrase(subject: Subject, rng: np.random.Generator) -> str:
+def _subject_phrase(scene: Scene, rng: np.random.Generator) -> str:
+    """The subject with what it wears and how it shines."""
+    # A pencil drawing shows no colours.
+    words = _noun_phrase(scene.subject, rng, is_grey=scene.style == "pencil")
+    if scene.finish != "matte" and rng.random() < 0.95:
+        article, _, rest = words.partition(" ")
+        words = f"{'a' if article == 'an' else article} {_one(FINISH_WORDS[scene.finish], rng)} {rest}"
+    if scene.accessory and rng.random() < 0.95:
+        words = f"{words} {'wearing' if rng.random() < 0.75 else 'with'} {_ARTICLE_OF.get(scene.accessory, 'a ')}"
+        words += scene.accessory
+    return words
+
+
+def _beside(companion: Companion, rng: np.random.Generator) -> str:
+    """The relation to a companion, and what that is."""
+    other = companion.subject
+    noun = CLASSES[other.class_name].nouns[0]
+    look = f"{_colour(other.primary, rng)} {noun}" if rng.random() < 0.7 else noun
+    article = "an" if look[0] in "aeiou" else "a"
+    return f"{_one(RELATION_PHRASES[companion.relation], rng)} {article} {look}"
+
+
+def _noun_phrase(subject: Subject, rng: np.random.Generator, *, is_grey: bool = False) -> str:
     kind = CLASSES[subject.class_name]
     noun = _one(kind.kinds, rng) if kind.kinds and rng.random() < 0.04 else _one(kind.nouns, rng)
-    before, after = _look(subject, rng)
+    before, after = ("", "") if is_grey else _look(subject, rng)
     identifier = _one(IDENTIFIERS, rng) if rng.random() < 0.15 else ""
     filler = _one(_FILLERS, rng) if rng.random() < 0.05 else ""
     words = " ".join(part for part in (identifier, filler, before, noun, after) if part)

@@ -1,13 +1,16 @@
 """The text encoder and the UNet of the base, trained together from scratch on cached latents and captions."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from diffusers import DDIMScheduler, UNet2DConditionModel
+from diffusers import DDIMScheduler, UNet2DConditionModel, UNet3DConditionModel
+from diffusers.models.transformers.transformer_temporal import TransformerTemporalModel
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
+from modalities.mini import team
 from modalities.mini.settings import DenoiserSettings
 from modalities.mini.tokenizer import POSITIONS
 from modalities.mini.training import step_noise, step_rng
@@ -15,15 +18,20 @@ from modalities.mini.training import step_noise, step_rng
 
 @dataclass(frozen=True)
 class LatentSet:
-    """What the denoiser learns from.
+    """Pictures or clips that a denoiser learns from.
 
-    latents: (N, 4, H, W) float16. tokens: (N, C, POSITIONS) int16, C captions of each.
-    empty: (POSITIONS,) int16, the tokens of no caption.
+    latents: (N, 4, H, W) float16, of clips (N, F, 4, H, W). tokens: (N, C, POSITIONS) int16, C captions of each.
+    share: of each batch.
     """
 
     latents: np.ndarray
     tokens: np.ndarray
-    empty: np.ndarray
+    share: float = 1.0
+
+    def draw(self, count: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        """`count` of them, each with one of its captions."""
+        chosen = rng.integers(len(self.latents), size=count)
+        return self.latents[chosen], self.tokens[chosen, rng.integers(self.tokens.shape[1], size=count)]
 
 
 def new_text_encoder(tokenizer: CLIPTokenizer, width: int, layers: int) -> CLIPTextModel:
@@ -62,6 +70,34 @@ def new_unet(channels: tuple[int, int, int], head_width: int, text_width: int, s
     )
 
 
+def new_video_unet(unet: UNet2DConditionModel) -> UNet3DConditionModel:
+    """A video UNet that shares every tensor of `unet`, frozen; its temporal layers, which learn, begin as identities.
+
+    What the image UNet draws of one frame, this net draws of every frame of a clip, until its temporal layers learn.
+    """
+    config = unet.config
+    heads = {width // count for width, count in zip(config.block_out_channels, config.attention_head_dim, strict=True)}
+    video = UNet3DConditionModel(
+        sample_size=config.sample_size,
+        down_block_types=tuple(name.replace("2D", "3D") for name in config.down_block_types),
+        up_block_types=tuple(name.replace("2D", "3D") for name in config.up_block_types),
+        block_out_channels=config.block_out_channels,
+        layers_per_block=config.layers_per_block,
+        norm_num_groups=config.norm_num_groups,
+        cross_attention_dim=config.cross_attention_dim,
+        attention_head_dim=heads.pop(),
+    )
+    shared = unet.state_dict()
+    video.load_state_dict(shared, strict=False)
+    for name, parameter in video.named_parameters():
+        parameter.requires_grad_(name not in shared)
+    for layer in video.modules():
+        if isinstance(layer, TransformerTemporalModel):
+            nn.init.zeros_(layer.proj_out.weight)
+            nn.init.zeros_(layer.proj_out.bias)
+    return video
+
+
 def new_scheduler(prediction: str) -> DDIMScheduler:
     """The noise schedule of Stable Diffusion, sampled so that the first step starts from pure noise."""
     return DDIMScheduler(
@@ -83,48 +119,60 @@ def token_ids(tokenizer: CLIPTokenizer, texts: list[str]) -> np.ndarray:
 
 
 class DenoiserTask:
-    """Batches and loss of the denoiser; `module` holds both networks."""
+    """Batches and loss of a denoiser, of pictures or of clips.
+
+    networks: "text_encoder" and "unet". examples: where batches come from; the first fills up what the shares of
+    the others leave.
+    empty: (POSITIONS,) int16, the tokens of no caption.
+    """
 
     def __init__(
         self,
-        text_encoder: CLIPTextModel,
-        unet: UNet2DConditionModel,
-        examples: LatentSet,
+        networks: nn.ModuleDict,
+        examples: Sequence[LatentSet],
+        empty: np.ndarray,
         settings: DenoiserSettings,
+        batch: int,
         seed: int,
         device: torch.device,
     ) -> None:
-        self.module = nn.ModuleDict({"text_encoder": text_encoder, "unet": unet}).to(device)
-        self.examples, self.settings, self.device, self._seed = examples, settings, device, seed
+        self._networks = networks.to(device)
+        self.settings, self.device, self._seed, self._batch = settings, device, seed, batch
+        self._examples, self._empty = examples, empty
         self._clean_share = new_scheduler(settings.prediction).alphas_cumprod.to(device)
 
     def batch(self, step: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Latents and noise (B, 4, H, W), timesteps (B,) and token ids (B, POSITIONS) of one step."""
-        settings, examples, rng = self.settings, self.examples, step_rng(self._seed, step)
-        count = settings.batch
-        chosen = rng.integers(len(examples.latents), size=count)
-        tokens = examples.tokens[chosen, rng.integers(examples.tokens.shape[1], size=count)]
-        tokens[rng.random(count) < settings.caption_dropout] = examples.empty
+        """Latents and noise (B, 4, H, W), of clips (B, 4, F, H, W), timesteps (B,), token ids (B, POSITIONS)."""
+        rng, count = step_rng(self._seed, step), self._batch
+        first, *others = self._examples
+        counts = [round(other.share * count) for other in others]
+        drawn = [first.draw(count - sum(counts), rng)]
+        drawn += [other.draw(share, rng) for other, share in zip(others, counts, strict=True)]
+        latents, tokens = (np.concatenate(parts) for parts in zip(*drawn, strict=True))
+        tokens[rng.random(count) < self.settings.caption_dropout] = self._empty
         # One timestep out of each of `count` equal parts: less noise in the loss than independent draws.
         spread = rng.permutation((np.arange(count) + rng.random(count)) / count)
         timesteps = torch.from_numpy((spread * len(self._clean_share)).astype(np.int64))
-        latents = torch.from_numpy(examples.latents[chosen]).float()
-        noise = torch.randn(latents.shape, generator=step_noise(self._seed, step))
+        clean = torch.from_numpy(latents).float()
+        clean = clean.transpose(1, 2).contiguous() if clean.ndim == 5 else clean
+        noise = torch.randn(clean.shape, generator=step_noise(self._seed, step))
         ids = torch.from_numpy(tokens.astype(np.int64))
-        return tuple(part.to(self.device) for part in (latents, noise, timesteps, ids))
+        return tuple(team.mine(part).to(self.device) for part in (clean, noise, timesteps, ids))
 
     def loss(self, step: int) -> Tensor:
         """Weighted squared error of the prediction (Min-SNR, Hang et al. 2023, arXiv:2303.09556)."""
         latents, noise, timesteps, ids = self.batch(step)
-        share = self._clean_share[timesteps].view(-1, 1, 1, 1)
+        share = self._clean_share[timesteps].view(-1, *[1] * (latents.ndim - 1))
         noisy = share.sqrt() * latents + (1 - share).sqrt() * noise
-        with torch.autocast(self.device.type, torch.bfloat16):
-            words = self.module["text_encoder"](ids).last_hidden_state
-            predicted = self.module["unet"](noisy, timesteps, words).sample
+        # Temporal layers drop out: what, must not depend on where the training was interrupted.
+        with torch.random.fork_rng(), torch.autocast(self.device.type, torch.bfloat16):
+            torch.manual_seed(int(step_rng(self._seed + team.rank(), step).integers(2**62)))
+            words = self._networks["text_encoder"](ids).last_hidden_state
+            predicted = self._networks["unet"](noisy, timesteps, words).sample
         snr = (share / (1 - share)).flatten()
         limited = snr.clamp(max=self.settings.snr_limit)
         if self.settings.prediction == "v_prediction":
             target, weight = share.sqrt() * noise - (1 - share).sqrt() * latents, limited / (snr + 1)
         else:
             target, weight = noise, limited / snr
-        return (weight * (predicted.float() - target).square().mean(dim=(1, 2, 3))).mean()
+        return (weight * (predicted.float() - target).square().flatten(1).mean(1)).mean()

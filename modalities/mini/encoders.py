@@ -3,6 +3,8 @@
 They share no weights with the base, so that the base is not judged by itself.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -122,23 +124,29 @@ class ClipTask:
     def __init__(
         self,
         model: CLIPModel,
-        pictures: Pictures,
-        tokens: np.ndarray,
+        rings: Sequence[tuple[Pictures, np.ndarray]],
         settings: ClipSettings,
         seed: int,
         device: torch.device,
     ) -> None:
-        self.model, self.pictures, self.tokens, self.settings = model.to(device), pictures, tokens, settings
+        self.model, self.rings, self.settings = model.to(device), rings, settings
         self.device, self._seed = device, seed
 
     def loss(self, step: int) -> Tensor:
-        """Cross-entropy of finding the caption of each picture and the picture of each caption."""
-        rng = step_rng(self._seed, step)
-        chosen = rng.integers(len(self.tokens), size=self.settings.batch)
-        tokens = self.tokens[chosen, rng.integers(self.tokens.shape[1], size=len(chosen))]
-        pixels = torch.from_numpy(self.pictures[chosen]).permute(0, 3, 1, 2).float() / 255
+        """Cross-entropy of finding the caption of each picture and the picture of each caption.
+
+        A quarter of each batch is of the second ring.
+        """
+        rng, count = step_rng(self._seed, step), self.settings.batch
+        images: list[np.ndarray] = []
+        said: list[np.ndarray] = []
+        for (pictures, tokens), share in zip(self.rings, (count - count // 4, count // 4), strict=True):
+            chosen = rng.integers(len(tokens), size=share)
+            images.append(pictures[chosen])
+            said.append(tokens[chosen, rng.integers(tokens.shape[1], size=share)])
+        pixels = torch.from_numpy(np.concatenate(images)).permute(0, 3, 1, 2).float() / 255
         pixels = standardized(softened(pixels, rng)).to(self.device)
-        ids = torch.from_numpy(tokens.astype(np.int64)).to(self.device)
+        ids = torch.from_numpy(np.concatenate(said).astype(np.int64)).to(self.device)
         with torch.autocast(self.device.type, torch.bfloat16):
             found = self.model(input_ids=ids, pixel_values=pixels)
         likeness = found.logits_per_image.float()

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from diffusers import StableDiffusionPipeline
+from diffusers import StableDiffusionPipeline, TextToVideoSDPipeline
 from safetensors.torch import save_file
 from torch import nn
 from transformers import PreTrainedModel
@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 from modalities.core.files import replacing, write_json, write_text
 from modalities.core.media import save_png
 from modalities.mini import denoiser
-from modalities.mini.check import check, check_encoders, sample_sheet
+from modalities.mini.check import check, check_encoders, check_video, clip_sheet, sample_sheet
 from modalities.mini.model_card import model_card
 
 if TYPE_CHECKING:
@@ -25,9 +25,13 @@ if TYPE_CHECKING:
 
 def write_base(workshop: Workshop, out: Path) -> dict[str, Any]:
     """Build whatever is missing, write the whole folder, measure it, and return what `build.json` says."""
+    # Writing leaves the networks in half precision, in which nothing can learn from them.
+    video = workshop.video
     write_pipeline(workshop, workshop.denoiser, out)
-    write_probe(workshop.probe, out)
+    write_probe(workshop.probe, out / "probe")
     write_encoders(workshop, out)
+    write_video(workshop, video, out / "video")
+    write_probe(workshop.motion_probe, out / "motion_probe")
     recipe = workshop.recipe
     steps = recipe.denoiser.steps + recipe.anneal.steps
     facts = {
@@ -37,19 +41,20 @@ def write_base(workshop: Workshop, out: Path) -> dict[str, Any]:
         "denoiser_steps": steps,
         "denoiser_samples": steps * recipe.denoiser.batch,
         "megabytes": round(sum(path.stat().st_size for path in out.rglob("*.safetensors")) / 1e6, 1),
-        "measured": {**check(out, recipe.check), **check_encoders(out)},
+        "measured": {**check(out, recipe.check), **check_encoders(out), **check_video(out, recipe.check)},
         "recipe": json.loads(recipe.model_dump_json()),
     }
     write_json(out / "build.json", facts)
     write_text(out / "README.md", model_card(facts))
     save_png(sample_sheet(out, recipe.check), out / "samples.png")
+    save_png(clip_sheet(out / "video", recipe.check), out / "clips.png")
     return facts
 
 
 def write_pipeline(workshop: Workshop, networks: nn.ModuleDict, out: Path) -> None:
     """Write autoencoder, tokenizer, text encoder, UNet and scheduler in half precision."""
     pipeline = StableDiffusionPipeline(
-        vae=workshop.autoencoder,
+        vae=workshop.finished_autoencoder,
         text_encoder=networks["text_encoder"],
         tokenizer=workshop.tokenizer,
         unet=networks["unet"],
@@ -63,11 +68,24 @@ def write_pipeline(workshop: Workshop, networks: nn.ModuleDict, out: Path) -> No
     _load_as_float32(out / "text_encoder")
 
 
-def write_probe(probe: nn.Module, out: Path) -> None:
-    """Write the classifier in half precision."""
-    path = out / "probe" / "model.safetensors"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(path) as temporary:
+def write_video(workshop: Workshop, video: nn.Module, out: Path) -> None:
+    """Write the video base in half precision: the video UNet, and all else as in the image base."""
+    pipeline = TextToVideoSDPipeline(
+        vae=workshop.finished_autoencoder,
+        text_encoder=workshop.denoiser["text_encoder"],
+        tokenizer=workshop.tokenizer,
+        unet=video,
+        scheduler=denoiser.new_scheduler(workshop.recipe.denoiser.prediction),
+    )
+    pipeline.set_progress_bar_config(disable=True)
+    pipeline.to(torch.float16).save_pretrained(out)
+    _load_as_float32(out / "text_encoder")
+
+
+def write_probe(probe: nn.Module, folder: Path) -> None:
+    """Write a classifier in half precision."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with replacing(folder / "model.safetensors") as temporary:
         save_file({name: tensor.half().contiguous() for name, tensor in probe.state_dict().items()}, temporary)
 
 

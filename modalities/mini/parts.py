@@ -25,8 +25,10 @@ KIND, CENTRE, TURN, SIZE, ROUND, BLEND, MATERIAL, WRAP, REACH, GIRTH, COLUMNS = 
 
 ELLIPSOID, BOX, CYLINDER, TORUS, CONE, CUP, LIMB, GABLE = range(8)
 
-# Materials: the two colours of the subject's identity, then fixed ones.
-PRIMARY, SECONDARY, DARK, LIGHT, ORANGE, GLOW, GLASS = range(7)
+# Materials: the two colours of the subject's identity, then fixed ones. Those of a second subject in the same
+# scene follow, in the same order.
+PRIMARY, SECONDARY, DARK, LIGHT, ORANGE, GLOW, GLASS, RED, YELLOW, PINK = range(10)
+MATERIALS = 10
 
 # How the pattern lies on a part: not at all, round the y or z axis, flat with y (or z) as length.
 NONE, ROUND_Y, ROUND_Z, FLAT_Y, FLAT_Z = range(5)
@@ -124,9 +126,13 @@ class Body:
         row[GIRTH] = (half[0] + (sizes[2] if kind in (CONE, CUP) else half[2])) / 2
         self._rows.append(row)
 
+    def rows(self) -> np.ndarray:
+        """Return the parts (n, COLUMNS) float64 as they were added."""
+        return np.stack(self._rows)
+
     def table(self) -> np.ndarray:
         """Return the parts (n, COLUMNS) float64, standing on y = 0, scaled to fill the unit sphere well."""
-        rows = np.stack(self._rows)
+        rows = self.rows()
         low, high = bounds(rows)
         half = (high - low) / 2
         # A bounding sphere leaves cubes small in the frame, so height and width count on their own.
@@ -135,6 +141,19 @@ class Body:
         rows[:, CENTRE : CENTRE + 3] = (rows[:, CENTRE : CENTRE + 3] - (middle[0], low[1], middle[2])) * scale
         rows[:, [*range(SIZE, SIZE + 4), ROUND, BLEND, REACH, GIRTH]] *= scale
         return rows[np.argsort(-rows[:, REACH], kind="stable")]
+
+
+def moved(
+    table: np.ndarray, shift: np.ndarray, scale: float = 1.0, turned: np.ndarray | None = None, owner: int = 0
+) -> np.ndarray:
+    """Parts (n, COLUMNS) turned about the origin by `turned` (3, 3), scaled, shifted by (3,), as subject `owner`."""
+    rotation, rows = np.eye(3) if turned is None else turned, table.copy()
+    rows[:, CENTRE : CENTRE + 3] = scale * rows[:, CENTRE : CENTRE + 3] @ rotation.T + shift
+    local = rows[:, TURN : TURN + 9].reshape(-1, 3, 3) @ rotation.T
+    rows[:, TURN : TURN + 9] = local.reshape(-1, 9)
+    rows[:, [*range(SIZE, SIZE + 4), ROUND, BLEND, REACH, GIRTH]] *= scale
+    rows[:, MATERIAL] += MATERIALS * owner
+    return rows
 
 
 def bounds(table: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -25,7 +25,7 @@ BOX, CYLINDER, TORUS, CONE, CUP, LIMB = (
     parts.LIMB,
 )
 ELLIPSOID = parts.ELLIPSOID
-GLOW, LIGHT = parts.GLOW, parts.LIGHT
+GLOW, MATERIALS = parts.GLOW, parts.MATERIALS
 HALF_VIEW = math.tan(math.radians(20.0))
 TILE = 8
 FAR = 1e9
@@ -133,6 +133,11 @@ def _march(p, ox, oy, oz, dx, dy, dz, start, end):
     return -1.0, 0
 
 
+def hit(p, ox, oy, oz, dx, dy, dz, end):
+    """Length along the ray from (ox, oy, oz) along the unit (dx, dy, dz) to the subject; -1 if there is none."""
+    return _march(p, ox, oy, oz, dx, dy, dz, 0.0, end)[0]
+
+
 @njit(fastmath=True, cache=True)
 def _lit(p, x, y, z, lx, ly, lz):
     """Share of the light (0..1) that reaches a point; soft at the shadow's edge."""
@@ -178,12 +183,14 @@ def _second_colour(p, i, pattern, period, x, y, z, nx, ny, nz):
 
 
 @njit(fastmath=True, cache=True)
-def _shade(p, colours, pattern, period, light, part, x, y, z, dx, dy, dz):
+def _shade(p, colours, looks, light, part, x, y, z, dx, dy, dz):
     """Colour of the subject at a point of part `part`, seen along direction (dx, dy, dz)."""
     nx, ny, nz = _gradient(p, x, y, z)
     material = int(p[part, 19])
+    owner = material // MATERIALS
+    pattern, period = looks[owner, 0], looks[owner, 1]
     if pattern > 0 and p[part, 20] > 0 and _second_colour(p, part, pattern, period, x, y, z, nx, ny, nz):
-        material = 1
+        material = owner * MATERIALS + 1
     lx, ly, lz, ambient, sun = light[0], light[1], light[2], light[3], light[4]
     facing = nx * lx + ny * ly + nz * lz
     direct = 0.0
@@ -194,8 +201,9 @@ def _shade(p, colours, pattern, period, light, part, x, y, z, dx, dy, dz):
     shade = ambient * (0.78 + 0.22 * ny) * crease + sun * direct
     hx, hy, hz = lx - dx, ly - dy, lz - dz
     half = (nx * hx + ny * hy + nz * hz) / math.sqrt(hx * hx + hy * hy + hz * hz)
-    gloss = 0.3 * sun * max(half, 0.0) ** 30 if direct > 0 else 0.0
-    if material == GLOW:
+    gloss = looks[owner, 2] * sun * max(half, 0.0) ** 30 if direct > 0 else 0.0
+    shade *= looks[owner, 3]
+    if material % MATERIALS == GLOW:
         shade, gloss = max(shade, 0.95), 0.0
     r = colours[material, 0] * shade * light[5] + gloss
     g = colours[material, 1] * shade * light[6] + gloss
@@ -250,9 +258,10 @@ def _ray(camera, across, down):
 
 
 @njit(fastmath=True, cache=True)
-def draw(p, colours, pattern, period, context, variety, light, camera, samples, image, mask, depth):
-    """Draw one picture into `image` (n, n, 3), `mask` (n, n) and `depth` (n, n), all float64 and zeroed.
+def draw(p, colours, looks, context, variety, light, camera, samples, image, masks, depth):
+    """Draw a picture into `image` (n, n, 3), `masks` (subjects, n, n) and `depth` (n, n), all float64 and zeroed.
 
+    colours: (subjects * MATERIALS, 3). looks: by subject its pattern, period, gloss, and share of light it returns.
     camera: position (3), forward (3), right (3), up (3), nearest and farthest distance of the subject.
     light: direction to the sun (3), ambient, sun, tint (3). samples: rays per pixel side.
     """
@@ -276,8 +285,7 @@ def draw(p, colours, pattern, period, context, variety, light, camera, samples, 
                 r, g, b = _shade(
                     p,
                     colours,
-                    pattern,
-                    period,
+                    looks,
                     light,
                     part,
                     ox + dx * t,
@@ -287,7 +295,7 @@ def draw(p, colours, pattern, period, context, variety, light, camera, samples, 
                     dy,
                     dz,
                 )
-                mask[y, x] += share
+                masks[int(p[part, 19]) // MATERIALS, y, x] += share
                 depth[y, x] += share * t
             elif ground > 0:
                 bright = _ground_light(p, light, ox + dx * ground, oz + dz * ground)

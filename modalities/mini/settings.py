@@ -18,8 +18,10 @@ class WorldSettings(Section):
     """What is rendered and said."""
 
     pictures: Positive
-    captions: Positive
-    """Different captions of each picture."""
+    """One subject, nothing else: the first ring."""
+    varied: Positive
+    """Pictures of the second ring: styles, accessories, finishes, two subjects."""
+    clips: Positive
 
 
 class AutoencoderSettings(Section):
@@ -47,8 +49,36 @@ class AutoencoderSettings(Section):
         return self.steps_on_crops + self.steps_on_pictures
 
 
+class DecoderSettings(Section):
+    """More training of the decoder alone, which leaves the latents as they are."""
+
+    steps_on_crops: int
+    steps_on_pictures: int
+    learning_rate: Rate
+    warmup: int
+    average: Share
+
+    @property
+    def steps(self) -> int:
+        return self.steps_on_crops + self.steps_on_pictures
+
+
+class Lesson(Section):
+    """What the denoiser learns from until step `until`, counted from its very first."""
+
+    until: Positive
+    captions: Positive
+    """Different captions of each picture."""
+    named_views: Share
+    """How often the captions of the first ring name a view that has a name."""
+    varied_share: Share = 0.0
+    """Share of each batch from the second ring."""
+    frame_share: Share = 0.0
+    """Share of each batch that are frames of clips."""
+
+
 class DenoiserSettings(Section):
-    """The text encoder and the UNet; `steps` may grow later, the rest starts training anew."""
+    """The text encoder and the UNet. The last lesson may grow later; all else starts training anew."""
 
     channels: tuple[Positive, Positive, Positive]
     head_width: Positive
@@ -61,7 +91,11 @@ class DenoiserSettings(Section):
     warmup: int
     caption_dropout: Share
     average: Share
-    steps: Positive
+    lessons: Annotated[tuple[Lesson, ...], Field(min_length=1)]
+
+    @property
+    def steps(self) -> int:
+        return self.lessons[-1].until
 
 
 class AnnealSettings(Section):
@@ -77,6 +111,27 @@ class ProbeSettings(Section):
     steps: Positive
     batch: Positive
     learning_rate: Rate
+
+
+class MotionProbeSettings(Section):
+    """The classifier that judges clips."""
+
+    widths: tuple[Positive, ...]
+    steps: Positive
+    batch: Positive
+    learning_rate: Rate
+
+
+class VideoSettings(Section):
+    """The temporal layers of the video UNet; every other tensor is the image UNet's."""
+
+    batch: Positive
+    """Clips."""
+    learning_rate: Rate
+    warmup: int
+    anneal: int
+    average: Share
+    steps: Positive
 
 
 class SubjectEncoderSettings(Section):
@@ -111,6 +166,7 @@ class CheckSettings(Section):
     """How drawings are made that a base is judged by."""
 
     pictures: Positive = 300
+    clips: Positive = 100
     steps: Positive = 25
     guidance: float = 3.0
 
@@ -124,9 +180,12 @@ class BuildRecipe(Section):
     vocabulary: Annotated[int, Field(gt=600)]
     world: WorldSettings
     autoencoder: AutoencoderSettings
+    decoder: DecoderSettings
     denoiser: DenoiserSettings
     anneal: AnnealSettings
+    video: VideoSettings
     probe: ProbeSettings
+    motion_probe: MotionProbeSettings
     subject_encoder: SubjectEncoderSettings
     clip: ClipSettings
     check: CheckSettings = CheckSettings()

@@ -4,7 +4,7 @@ The learning rate warms up, stays, and comes down in a stretch of its own: any s
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from modalities.core.errors import RunFailed
 from modalities.core.files import replacing
 from modalities.core.progress import Progress, StopRequest
-from modalities.mini import muon
+from modalities.mini import muon, team
 
 SECONDS_BETWEEN_SAVES = 150.0
 
@@ -62,16 +62,18 @@ def step_noise(seed: int, step: int) -> torch.Generator:
 class Trainer:
     """Weights, their running average and the optimizers' state, with one file on disk that holds all of it.
 
+    Parameters that need no gradient stay as they are.
     Matrices inside the net learn by Muon, all else (vectors, embeddings, the narrow ends) by AdamW.
     """
 
     def __init__(self, module: nn.Module, path: Path, average: float = 0.999) -> None:
         self.module, self.path, self.average = module, path, average
-        self.averaged = [p.detach().clone() for p in module.parameters()]
+        self._learned = [p for p in module.parameters() if p.requires_grad]
+        self.averaged = [p.detach().clone() for p in self._learned]
         embeddings = {id(m.weight) for m in module.modules() if isinstance(m, nn.Embedding)}
-        inner = [p for p in module.parameters() if muon.takes(p) and id(p) not in embeddings]
+        inner = [p for p in self._learned if muon.takes(p) and id(p) not in embeddings]
         chosen = {id(p) for p in inner}
-        outer = [p for p in module.parameters() if id(p) not in chosen]
+        outer = [p for p in self._learned if id(p) not in chosen]
         self.optimizers = [
             muon.Muon(inner, lr=0.0),
             torch.optim.AdamW(outer, lr=0.0, betas=(0.9, 0.99), weight_decay=0.0, fused=True),
@@ -86,8 +88,10 @@ class Trainer:
             "averaged": self.averaged,
             "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
         }
-        with replacing(self.path) as temporary:
-            torch.save(state, temporary)
+        if team.rank() == 0:
+            with replacing(self.path) as temporary:
+                torch.save(state, temporary)
+        team.wait()
 
     def load(self, path: Path) -> None:
         """Go on from a saved file, this trainer's own or that of an earlier stretch."""
@@ -102,7 +106,7 @@ class Trainer:
     def use_averaged(self) -> None:
         """Put the averaged weights into the module; training cannot go on from there."""
         with torch.no_grad():
-            for parameter, averaged in zip(self.module.parameters(), self.averaged, strict=True):
+            for parameter, averaged in zip(self._learned, self.averaged, strict=True):
                 parameter.copy_(averaged)
 
     def train(
@@ -119,17 +123,19 @@ class Trainer:
         progress.start(stage, stretch.last - stretch.first, done=self.step - stretch.first)
         saved, smooth = monotonic(), math.nan
         self.module.train()
-        while self.step < stretch.last and not stop:
-            value = self._one_step(loss, stretch.rate(self.step))
+        is_stopped = False
+        while self.step < stretch.last and not is_stopped:
+            flags = (bool(stop), monotonic() - saved > SECONDS_BETWEEN_SAVES)
+            value, (is_stopped, is_due) = self._one_step(loss, stretch.rate(self.step), flags)
             smooth = value if math.isnan(smooth) else 0.98 * smooth + 0.02 * value
             progress.advance(loss=smooth)
-            if monotonic() - saved > SECONDS_BETWEEN_SAVES:
+            if is_due:
                 self.save()
                 saved = monotonic()
         self.save()
         return Outcome(self.step, is_finished=self.step >= stretch.last)
 
-    def _one_step(self, loss: Callable[[int], Tensor], rate: float) -> float:
+    def _one_step(self, loss: Callable[[int], Tensor], rate: float, flags: Sequence[bool]) -> tuple[float, list[bool]]:
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = rate
@@ -139,12 +145,13 @@ class Trainer:
         if not math.isfinite(value):
             raise RunFailed(f"{self.path.parent.name}: the loss became {value} at step {self.step}.")
         error.backward()
-        nn.utils.clip_grad_norm_(self.module.parameters(), 1.0)
+        raised = team.averaged([p.grad for p in self._learned if p.grad is not None], flags)
+        nn.utils.clip_grad_norm_(self._learned, 1.0)
         for optimizer in self.optimizers:
             optimizer.step()
         self.step += 1
         # Young averages forget faster, so that the random start does not linger in them.
         keep = min(self.average, (1 + self.step) / (10 + self.step))
         with torch.no_grad():
-            torch._foreach_lerp_(self.averaged, list(self.module.parameters()), 1 - keep)
-        return value
+            torch._foreach_lerp_(self.averaged, self._learned, 1 - keep)
+        return value, raised

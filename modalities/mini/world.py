@@ -5,12 +5,14 @@ Right-handed, y up, the ground at y = 0; lengths in units of a subject's radius.
 
 import hashlib
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
+from modalities.mini import staging
 from modalities.mini.parts import bounds
 from modalities.mini.shapes import CLASSES, SHAPE_SIZE, parts_of
+from modalities.mini.styles import STYLES, stylized
 
 CLASS_NAMES = tuple(CLASSES)
 CONTEXTS = (
@@ -39,7 +41,12 @@ FIXED_MATERIALS = (
     (0.98, 0.52, 0.08),
     (1.0, 0.93, 0.5),
     (0.2, 0.28, 0.38),
+    (0.84, 0.09, 0.1),
+    (0.98, 0.88, 0.14),
+    (0.98, 0.42, 0.66),
 )
+# How strongly a surface shines, and the share of light that it returns.
+FINISHES: dict[str, tuple[float, float]] = {"matte": (0.3, 1.0), "shiny": (1.5, 1.0), "wet": (1.0, 0.6)}
 HELD_OUT_SHARE = 0.1
 
 # Ambient light, sun, and the tint of both, by context.
@@ -53,7 +60,7 @@ _LIGHT = {
 _DAYLIGHT = (0.5, 0.62, (1.0, 1.0, 1.0))
 
 
-def _rng(seed: int, purpose: str) -> np.random.Generator:
+def random_stream(seed: int, purpose: str) -> np.random.Generator:
     """A stream of its own for every purpose, so that one more draw here changes nothing there."""
     return np.random.default_rng([seed, *purpose.encode()])
 
@@ -84,7 +91,7 @@ class Subject:
     @classmethod
     def random(cls, seed: int, class_name: str | None = None, held_out: bool = False) -> "Subject":
         """Draw a subject from a 64-bit seed, inside or outside the compositions kept from training."""
-        rng = _rng(seed, "subject")
+        rng = random_stream(seed, "subject")
         while True:
             name = class_name or CLASS_NAMES[rng.integers(len(CLASS_NAMES))]
             primary, secondary = (COLOUR_NAMES[i] for i in rng.permutation(len(COLOUR_NAMES))[:2])
@@ -138,7 +145,7 @@ class Camera:
     @classmethod
     def random(cls, seed: int) -> "Camera":
         """Draw a camera all round the subject, mostly low, one in six from high above."""
-        rng = _rng(seed, "camera")
+        rng = random_stream(seed, "camera")
         low = 4 + 26 * rng.random() ** 1.4
         high = 45 + 30 * rng.random()
         return cls(
@@ -169,21 +176,51 @@ class Light:
 
 
 @dataclass(frozen=True)
+class Pose:
+    """How a subject differs from standing at rest in the middle of the ground.
+
+    shift: (x, y, z) in subject radii. yaw_degrees: turned about the upright axis. roll_degrees: rolled about the
+    axis of the camera. scale: its size beside that at rest.
+    """
+
+    shift: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    yaw_degrees: float = 0.0
+    roll_degrees: float = 0.0
+    scale: float = 1.0
+
+
+@dataclass(frozen=True)
+class Companion:
+    """A second subject, to which the first stands in a relation, one of `staging.RELATIONS`."""
+
+    subject: Subject
+    relation: str
+
+
+@dataclass(frozen=True)
 class Scene:
-    """One subject in one context, seen by one camera. `variety` (0..1) moves the textures of the context."""
+    """One subject in one context, seen by one camera. `variety` (0..1) moves the textures of the context.
+
+    accessory: one of `staging.ACCESSORIES`. finish: of `FINISHES`. style: of `styles.STYLES`.
+    """
 
     subject: Subject
     context: str
     camera: Camera = Camera()
     light: Light = Light()
     variety: float = 0.5
+    accessory: str | None = None
+    finish: str = "matte"
+    style: str = "photo"
+    companion: Companion | None = None
+    pose: Pose = Pose()
 
     @classmethod
     def random(
         cls, seed: int, subject: Subject | None = None, context: str | None = None, held_out: bool = False
     ) -> "Scene":
         """Draw a scene from a 64-bit seed; what is given is kept."""
-        rng = _rng(seed, "scene")
+        rng = random_stream(seed, "scene")
         camera = Camera.random(seed)
         return cls(
             subject=subject or Subject.random(seed, held_out=held_out),
@@ -196,17 +233,54 @@ class Scene:
             variety=float(rng.random()),
         )
 
+    @classmethod
+    def varied(cls, seed: int, held_out: bool = False) -> "Scene":
+        """Draw a scene of the second ring: with a style, an accessory, a finish or a companion, at times two."""
+        scene, rng = cls.random(seed, held_out=held_out), random_stream(seed, "varied")
+        kind = rng.random()
+        if kind < 0.34:
+            # From straight above nobody could tell what stands before what.
+            camera = replace(scene.camera, elevation_degrees=min(scene.camera.elevation_degrees, 26.0))
+            relation = staging.RELATIONS[rng.integers(len(staging.RELATIONS))]
+            # Only a mug is hollow.
+            holder = "mug" if relation == "inside" else None
+            other = Subject.random(int(rng.integers(2**62)), holder, held_out=held_out)
+            scene = replace(scene, camera=camera, companion=Companion(other, relation))
+        elif kind < 0.62:
+            scene = replace(scene, accessory=staging.ACCESSORIES[rng.integers(len(staging.ACCESSORIES))])
+        elif kind < 0.72:
+            scene = replace(scene, finish=("shiny", "wet")[rng.integers(2)])
+        if kind >= 0.72 or rng.random() < 0.1:
+            scene = replace(scene, style=STYLES[1 + rng.integers(len(STYLES) - 1)])
+        return scene
+
+    def table(self) -> np.ndarray:
+        """Part table (n, 23) of everything solid, as it stands in the scene."""
+        table = self.subject.parts()
+        if self.accessory:
+            table = staging.dressed(table, self.accessory)
+        azimuth = math.radians(self.camera.azimuth_degrees)
+        towards = np.array((math.sin(azimuth), 0.0, math.cos(azimuth)))
+        if self.pose != Pose():
+            pose = self.pose
+            table = staging.posed(table, np.array(pose.shift), pose.yaw_degrees, pose.roll_degrees, pose.scale, towards)
+        if self.companion:
+            table = staging.placed(table, self.companion.subject.parts(), self.companion.relation, towards)
+        return table
+
 
 @dataclass(frozen=True)
 class Render:
     """A picture with its truth.
 
     image: (H, W, 3) uint8 sRGB. mask: (H, W) uint8, 255 where the subject covers the pixel.
-    depth: (H, W) float32, mean distance from the camera to the subject in subject radii, 0 where it is not.
+    companion_mask: the same for the companion, None if there is none.
+    depth: (H, W) float32, mean distance from the camera to what stands there in subject radii, 0 where nothing is.
     """
 
     image: np.ndarray
     mask: np.ndarray
+    companion_mask: np.ndarray | None
     depth: np.ndarray
     scene: Scene
 
@@ -216,18 +290,26 @@ def render(scene: Scene, size: int = 64) -> Render:
     # Scenes and captions need no compiler; only pictures do.
     from modalities.mini.raymarch import draw
 
-    subject = scene.subject
-    table = subject.parts()
-    colours = np.array([subject.primary_rgb, subject.secondary_rgb, *FIXED_MATERIALS])
-    image, mask, depth = np.zeros((size, size, 3)), np.zeros((size, size)), np.zeros((size, size))
+    subjects = [scene.subject, *([scene.companion.subject] if scene.companion else [])]
+    colours = np.array([rgb for one in subjects for rgb in (one.primary_rgb, one.secondary_rgb, *FIXED_MATERIALS)])
+    looks = np.array([
+        (PATTERNS.index(one.pattern), one.period, *FINISHES[scene.finish if one is scene.subject else "matte"])
+        for one in subjects
+    ])  # fmt: skip
+    image, depth, masks = np.zeros((size, size, 3)), np.zeros((size, size)), np.zeros((len(subjects), size, size))
+    table = scene.table()
     draw(
-        table, colours, PATTERNS.index(subject.pattern), subject.period, CONTEXTS.index(scene.context),
-        scene.variety, _light_row(scene), _camera_row(scene.camera, table), 2, image, mask, depth,
+        table, colours, looks, CONTEXTS.index(scene.context), scene.variety, _light_row(scene),
+        _camera_row(scene, table), 2, image, masks, depth,
     )  # fmt: skip
-    depth = np.where(mask > 0, depth / np.maximum(mask, 1e-6), 0)
+    covered = masks.sum(0)
+    depth = np.where(covered > 0, depth / np.maximum(covered, 1e-6), 0)
+    pixels = (np.clip(image, 0, 1) * 255 + 0.5).astype(np.uint8)
+    drawn = [(mask * 255 + 0.5).astype(np.uint8) for mask in masks]
     return Render(
-        image=(np.clip(image, 0, 1) * 255 + 0.5).astype(np.uint8),
-        mask=(mask * 255 + 0.5).astype(np.uint8),
+        image=stylized(pixels, depth, scene.style, scene.variety),
+        mask=drawn[0],
+        companion_mask=drawn[1] if scene.companion else None,
         depth=depth.astype(np.float32),
         scene=scene,
     )
@@ -239,18 +321,26 @@ def _direction(azimuth_degrees: float, elevation_degrees: float) -> np.ndarray:
     return np.array((flat * math.sin(azimuth), math.sin(elevation), flat * math.cos(azimuth)))
 
 
-def _camera_row(camera: Camera, table: np.ndarray) -> np.ndarray:
-    """The fourteen numbers that `raymarch.draw` wants."""
-    low, high = bounds(table)
+def _camera_row(scene: Scene, table: np.ndarray) -> np.ndarray:
+    """The fourteen numbers that `raymarch.draw` wants, for what stands there as the part table says."""
+    camera, distance = scene.camera, scene.camera.distance
+    low, high = bounds(scene.subject.parts())
     middle = np.array((0.0, high[1] * 0.5, 0.0))
+    if scene.accessory or scene.companion:
+        # More than one subject fills: step back, and aim at the middle of it all.
+        low, high = bounds(table)
+        middle, half = (low + high) / 2, (high - low) / 2
+        distance *= max(1.12 * half[1], 0.98 * math.hypot(half[0], half[2]), 1.0)
     towards = _direction(camera.azimuth_degrees, camera.elevation_degrees)
     forward = -towards
     right = np.cross(forward, (0.0, 1.0, 0.0))
     right = right / np.linalg.norm(right)
     reach = float(np.linalg.norm((high - low) / 2))
+    if scene.pose != Pose():
+        low, high = bounds(table)
+        reach = float(np.linalg.norm(np.maximum(np.abs(high - middle), np.abs(low - middle))))
     return np.concatenate([
-        middle + towards * camera.distance, forward, right, np.cross(right, forward),
-        (camera.distance - reach, camera.distance + reach),
+        middle + towards * distance, forward, right, np.cross(right, forward), (distance - reach, distance + reach),
     ])  # fmt: skip
 
 

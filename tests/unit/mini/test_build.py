@@ -10,10 +10,12 @@ import pytest
 import torch
 
 from modalities.core.errors import Interrupted, PcsError
-from modalities.core.progress import Silent, StopRequest
+from modalities.core.progress import Silent, StopRequest, stop_on_signals
+from modalities.core.temporal import bypassed
 from modalities.mini import captions, settings
 from modalities.mini.autoencoder import batches, encoded, new_autoencoder, normalize_latents
 from modalities.mini.build import Workshop, build
+from modalities.mini.denoiser import new_unet, new_video_unet
 from modalities.mini.muon import orthogonalized
 from modalities.mini.shards import captions_of
 from modalities.mini.tokenizer import train_tokenizer
@@ -25,25 +27,34 @@ TINY = {
     "seed": 3,
     "size": 32,
     "vocabulary": 900,
-    "world": {"pictures": 48, "captions": 2},
+    "world": {"pictures": 48, "varied": 16, "clips": 4},
     "autoencoder": {
         "channels": [8, 8, 16], "pictures": 48, "steps_on_crops": 12, "steps_on_pictures": 4,
         "batch_on_crops": 8, "batch_on_pictures": 4, "learning_rate": 0.003, "warmup": 2, "anneal": 4,
         "average": 0.9, "foreign_share": 0.25, "kl_weight": 0.005, "halved_weight": 0.25,
     },
+    "decoder": {
+        "steps_on_crops": 3, "steps_on_pictures": 2, "learning_rate": 0.001, "warmup": 1, "average": 0.9,
+    },
     "denoiser": {
         "channels": [16, 32, 32], "head_width": 16, "text_width": 32, "text_layers": 1,
         "prediction": "v_prediction", "snr_limit": 5, "batch": 8, "learning_rate": 0.003, "warmup": 2,
-        "caption_dropout": 0.1, "average": 0.9, "steps": 6,
+        "caption_dropout": 0.1, "average": 0.9,
+        "lessons": [
+            {"until": 3, "captions": 2, "named_views": 0.4},
+            {"until": 6, "captions": 2, "named_views": 0.8, "varied_share": 0.25, "frame_share": 0.25},
+        ],
     },
     "anneal": {"steps": 3},
+    "video": {"batch": 2, "learning_rate": 0.001, "warmup": 1, "anneal": 2, "average": 0.9, "steps": 4},
+    "motion_probe": {"widths": [8, 16], "steps": 3, "batch": 2, "learning_rate": 0.002},
     "probe": {"widths": [8, 16], "steps": 3, "batch": 8, "learning_rate": 0.002},
     "subject_encoder": {
         "widths": [8, 16], "families": 60, "views": 2, "classes": 2, "individuals": 4, "temperature": 0.1,
         "steps": 3, "learning_rate": 0.001,
     },
     "clip": {"width": 32, "layers": 1, "patch": 8, "steps": 3, "batch": 8, "learning_rate": 0.001},
-    "check": {"pictures": 4, "steps": 2, "guidance": 2.0},
+    "check": {"pictures": 4, "clips": 2, "steps": 2, "guidance": 2.0},
 }  # fmt: skip
 
 
@@ -88,7 +99,7 @@ def test_a_recipe_with_a_mistake_says_where(tmp_path):
 
 
 def test_a_build_killed_in_the_middle_ends_with_the_same_bytes(recipe, built, tmp_path):
-    for stage, steps in (("render", 5), ("autoencoder", 7), ("denoiser", 4), ("anneal", 2)):
+    for stage, steps in (("render", 1), ("autoencoder", 7), ("denoiser", 4), ("anneal", 2), ("video", 2)):
         with pytest.raises(Interrupted):
             build(recipe, tmp_path / "out", tmp_path / "cache", KilledAt(stage, steps))
     build(recipe, tmp_path / "out", tmp_path / "cache", Silent())
@@ -127,31 +138,60 @@ def test_the_facts_say_what_was_measured_and_how(built):
     assert "edition 1" in (out / "README.md").read_text()
 
 
-def test_a_video_net_of_the_same_channels_takes_every_tensor_of_the_unet():
-    from diffusers import UNet3DConditionModel
+def test_the_video_net_draws_one_frame_as_the_image_net_does_bit_for_bit(built):
+    from diffusers import UNet2DConditionModel, UNet3DConditionModel
 
-    from modalities.mini.denoiser import new_unet
+    flat = UNet2DConditionModel.from_pretrained(built[0] / "unet").eval()
+    video = UNet3DConditionModel.from_pretrained(built[0] / "video" / "unet").eval()
+    own = video.state_dict()
+    assert all(torch.equal(own[name], tensor) for name, tensor in flat.state_dict().items())
+    latents, words, times = torch.randn(2, 4, 8, 8), torch.randn(2, 32, 32), torch.tensor([10, 700])
+    with torch.no_grad():
+        picture = flat(latents, times, words).sample
+        with bypassed(video):
+            frame = video(latents[:, :, None], times, words).sample[:, :, 0]
+        moved = video(latents[:, :, None], times, words).sample[:, :, 0]
+    assert torch.equal(picture, frame)
+    assert not torch.equal(picture, moved), "its temporal layers learned nothing"
 
+
+def test_an_untrained_video_net_draws_every_frame_as_the_image_net_does():
     flat = new_unet((32, 32, 64), 16, 32, 8).eval()
-    video = UNet3DConditionModel(
-        sample_size=8,
-        down_block_types=("DownBlock3D", "CrossAttnDownBlock3D", "CrossAttnDownBlock3D"),
-        up_block_types=("CrossAttnUpBlock3D", "CrossAttnUpBlock3D", "UpBlock3D"),
-        block_out_channels=(32, 32, 64),
-        layers_per_block=1,
-        norm_num_groups=16,
-        cross_attention_dim=32,
-        attention_head_dim=16,
-    ).state_dict()
-    assert all(video[name].shape == tensor.shape for name, tensor in flat.state_dict().items())
+    video = new_video_unet(flat).eval()
+    latents, words, times = torch.randn(2, 4, 3, 8, 8), torch.randn(2, 32, 32), torch.tensor([10, 700])
+    with torch.no_grad():
+        frames = torch.stack([flat(latents[:, :, i], times, words).sample for i in range(3)], 2)
+        assert torch.allclose(video(latents, times, words).sample, frames, atol=1e-5)
+
+
+def test_the_folder_loads_as_a_video_pipeline(built):
+    from diffusers import TextToVideoSDPipeline
+
+    pipeline = TextToVideoSDPipeline.from_pretrained(built[0] / "video")
+    pipeline.set_progress_bar_config(disable=True)
+    asked = {"num_frames": 8, "height": 32, "width": 32, "num_inference_steps": 2, "output_type": "pt"}
+    assert pipeline("a video of a mug spinning", **asked).frames.shape == (1, 8, 3, 32, 32)
+
+
+def test_two_processes_learn_what_one_does_and_go_on_after_a_kill(recipe, built, tmp_path):
+    def denoiser(folder: Path, progress: Silent, processes: int) -> dict[str, torch.Tensor]:
+        with stop_on_signals() as stop:
+            return Workshop(recipe, folder, progress, stop, torch.device("cpu"), processes).denoiser.state_dict()
+
+    with pytest.raises(Interrupted):
+        denoiser(tmp_path, KilledAt("denoiser", 2), 2)
+    alone, shared = denoiser(built[0].parent / "cache" / "mini", Silent(), 1), denoiser(tmp_path, Silent(), 2)
+    apart = [float((alone[name] - shared[name]).norm() / (1e-6 + alone[name].norm())) for name in alone]
+    assert 0 < np.median(apart) < 0.05, "they differ by more than rounding, or only one of them worked"
 
 
 def test_training_lowers_the_loss(recipe, tmp_path):
     shop = Workshop(recipe, tmp_path, Silent(), StopRequest(), torch.device("cpu"))
-    task = shop.new_denoiser()
+    networks = shop.new_networks()
+    task = shop.denoiser_task(networks, shop.examples(recipe.denoiser.lessons[-1]), 8)
     with torch.no_grad():
         before = np.mean([float(task.loss(step)) for step in range(1000, 1008)])
-    Trainer(task.module, tmp_path / "state.pt").train(
+    Trainer(networks, tmp_path / "state.pt").train(
         task.loss, Stretch(0, 40, 0.003, 5), "denoiser", Silent(), StopRequest()
     )
     with torch.no_grad():
