@@ -8,7 +8,7 @@ PHOTOS ?= docs/example-photos/mug
 DEMO_RUN ?= runs/demo
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow check fix bench docs wheel clean
+.PHONY: help setup demo test test-slow check fix bench bench-personalization docs wheel clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -54,6 +54,9 @@ fix: $(VENV)/.installed-dev ## Format and mend what ruff can
 
 bench: $(VENV)/.installed-test ## Measure; writes docs/benchmarks.md
 	$(BIN)/python -m tests.benchmarks.run
+
+bench-personalization: $(VENV)/.installed-test ## Measure every method on held-out subjects; an hour
+	$(BIN)/python -m tests.benchmarks.personalization
 
 docs: $(VENV)/.installed ## Regenerate docs/recipes.md
 	$(BIN)/pcs recipes list --markdown > docs/recipes.md

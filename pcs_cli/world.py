@@ -21,6 +21,10 @@ HeldOut = Annotated[
         "--held-out/--any", help="Only compositions of class, colours and pattern that mini never trained on."
     ),
 ]
+Varied = Annotated[
+    bool,
+    typer.Option("--varied", help="With styles, accessories, wet or glossy, or a second subject beside the first."),
+]
 Class = Annotated[str | None, typer.Option("--class", help="What it is, e.g. mug; any, if not given.")]
 
 
@@ -32,6 +36,9 @@ def subject(
     seed: Seed = 0,
     size: Size = 128,
     held_out: HeldOut = True,
+    solid: Annotated[
+        bool, typer.Option("--solid", help="Also write subject.ply, a coloured mesh, and subject.npz, its SDF.")
+    ] = False,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -47,9 +54,54 @@ def subject(
     one = Subject.random(seed, class_name, held_out=held_out)
     with console.progress() as progress:
         photos = truth.write_scenes(truth.portraits(one, seed, count), folder, size, progress)
-    console.result(
+    result, lines = (
         {"photos": str(photos), "truth": str(folder / "truth.jsonl"), "noun": one.class_name},
-        [f"photos  {photos}", f"next    pcs train image {photos} --noun {one.class_name}"],
+        [f"photos  {photos}"],
+    )
+    if solid:
+        from modalities.mini import solid as solids
+
+        solids.write_ply(solids.mesh_of(one), folder / "subject.ply")
+        solids.write_field(solids.field_of(one), folder / "subject.npz")
+        result |= {"mesh": str(folder / "subject.ply"), "field": str(folder / "subject.npz")}
+        lines.append(f"mesh    {folder / 'subject.ply'}")
+    console.result(
+        result,
+        [*lines, f"next    pcs train image {photos} --noun {one.class_name}"],
+    )
+
+
+@app.command()
+def clip(
+    folder: Annotated[Path, typer.Argument(help="Folder to write; it gets clips/, frames/, masks/ and truth.jsonl.")],
+    motion: Annotated[str | None, typer.Option(help="How it moves, e.g. jump; any way, if not given.")] = None,
+    class_name: Class = None,
+    count: Annotated[int, typer.Option("-n", min=1, max=10_000, help="Clips.")] = 1,
+    seed: Seed = 0,
+    size: Size = 128,
+    held_out: HeldOut = True,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Render clips of one individual that moves along an exact path, eight frames each.
+
+    Example: pcs world clip clips/jump --motion jump --class duck
+    """
+    console.setup(json=json, quiet=quiet)
+    _require(class_name, size)
+    from modalities.core.errors import PcsError, did_you_mean
+    from modalities.mini import truth
+    from modalities.mini.motion import MOTIONS
+    from modalities.mini.world import Subject
+
+    if motion is not None and motion not in MOTIONS:
+        raise PcsError(f'the mini world has no motion "{motion}"; {did_you_mean(motion, MOTIONS)}')
+    one = Subject.random(seed, class_name, held_out=held_out)
+    with console.progress() as progress:
+        clips = truth.write_clips(truth.reel(seed, count, motion, one), folder, size, progress)
+    console.result(
+        {"clips": str(clips), "truth": str(folder / "truth.jsonl"), "noun": one.class_name, "count": count},
+        [f"clips   {clips}", f"truth   {folder / 'truth.jsonl'}"],
     )
 
 
@@ -61,6 +113,7 @@ def render(
     seed: Seed = 0,
     size: Size = 64,
     held_out: HeldOut = False,
+    varied: Varied = False,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -72,8 +125,9 @@ def render(
     _require(class_name, size)
     from modalities.mini import truth
 
+    scenes = truth.gallery(seed, count, class_name, held_out=held_out, varied=varied)
     with console.progress() as progress:
-        photos = truth.write_scenes(truth.gallery(seed, count, class_name, held_out=held_out), folder, size, progress)
+        photos = truth.write_scenes(scenes, folder, size, progress)
     console.result(
         {"photos": str(photos), "truth": str(folder / "truth.jsonl"), "count": count},
         [f"photos  {photos}", f"truth   {folder / 'truth.jsonl'}"],
@@ -88,6 +142,7 @@ def sheet(
     seed: Seed = 0,
     size: Size = 96,
     held_out: HeldOut = False,
+    varied: Varied = False,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -104,7 +159,7 @@ def sheet(
     from modalities.mini import truth
     from modalities.mini.world import render as draw
 
-    scenes = truth.gallery(seed, count, class_name, held_out=held_out)
+    scenes = truth.gallery(seed, count, class_name, held_out=held_out, varied=varied)
     with console.progress() as progress:
         progress.start("rendering", count)
         pictures: list[Image.Image] = []

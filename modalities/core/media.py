@@ -200,6 +200,19 @@ def save_png(image: Image.Image, path: Path, text: dict[str, str] | None = None)
         image.save(temporary, format="PNG", pnginfo=chunks)
 
 
+def save_gif(frames: list[Image.Image], path: Path, frames_per_second: float = 8.0) -> None:
+    """Write an animated GIF that loops, atomically."""
+    with replacing(path) as temporary:
+        frames[0].save(
+            temporary,
+            format="GIF",
+            save_all=True,
+            append_images=frames[1:],
+            duration=round(1000 / frames_per_second),
+            loop=0,
+        )
+
+
 def _difference_hash(image: Image.Image) -> int:
     small = np.asarray(image.convert("L").resize((9, 8), Image.Resampling.BOX), dtype=np.int16)
     bits = (small[:, 1:] > small[:, :-1]).flatten()

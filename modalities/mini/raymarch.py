@@ -303,3 +303,28 @@ def draw(p, colours, looks, context, variety, light, camera, samples, image, mas
             image[y, x, 0] += r * share
             image[y, x, 1] += g * share
             image[y, x, 2] += b * share
+
+
+@njit(fastmath=True, cache=True)
+def distances(p, xs, ys, zs):
+    """Signed distances (len(xs), len(ys), len(zs)) float32 at the points of a grid."""
+    values = np.empty((len(xs), len(ys), len(zs)), np.float32)
+    for i in range(len(xs)):
+        for j in range(len(ys)):
+            for k in range(len(zs)):
+                values[i, j, k] = distance(p, xs[i], ys[j], zs[k])[0]
+    return values
+
+
+@njit(fastmath=True, cache=True)
+def materials(p, pattern, period, points):
+    """Material (n,) of the subject at points (n, 3) of its surface."""
+    found = np.empty(len(points), np.int64)
+    for i in range(len(points)):
+        x, y, z = points[i, 0], points[i, 1], points[i, 2]
+        part = distance(p, x, y, z)[1]
+        nx, ny, nz = _gradient(p, x, y, z)
+        found[i] = int(p[part, 19])
+        if pattern > 0 and p[part, 20] > 0 and _second_colour(p, part, pattern, period, x, y, z, nx, ny, nz):
+            found[i] = 1
+    return found

@@ -5,7 +5,22 @@ All of it becomes rows of one part table, which the ray marcher draws like a sin
 
 import numpy as np
 
-from modalities.mini.parts import DARK, LIGHT, ORANGE, PINK, RED, YELLOW, Body, bounds, moved, turn
+from modalities.mini.parts import (
+    CENTRE,
+    CUP,
+    DARK,
+    GIRTH,
+    KIND,
+    LIGHT,
+    ORANGE,
+    PINK,
+    RED,
+    YELLOW,
+    Body,
+    bounds,
+    moved,
+    turn,
+)
 
 RELATIONS = ("on", "beside", "in front of", "behind", "inside")
 ACCESSORIES = ("red hat", "top hat", "santa hat", "party hat", "pink glasses")
@@ -68,20 +83,21 @@ def _crown(table: np.ndarray) -> tuple[np.ndarray, float]:
     from modalities.mini.raymarch import hit
 
     low, high = bounds(table)
+    cups = table[table[:, KIND] == CUP]
+    if len(cups):
+        # What is hollow carries on its rim.
+        centre = cups[0, CENTRE : CENTRE + 3]
+        return np.array((centre[0], high[1] - 0.02, centre[2])), float(np.clip(cups[0, GIRTH], 0.2, 0.36))
     across, along = (np.linspace(low[axis], high[axis], _GRID) for axis in (0, 2))
     top = high[1] + 0.05
-    heights = np.array([
-        [high[1] + 0.05 - depth if (depth := hit(table, x, top, z, 0.0, -1.0, 0.0, top)) >= 0 else 0.0 for z in along]
-        for x in across
-    ])  # fmt: skip
+    depths = np.array([[hit(table, x, top, z, 0.0, -1.0, 0.0, top) for z in along] for x in across])
+    heights = np.where(depths < 0, 0.0, top - depths)
     # Antennas and handles are thinner than a hat, so the lowest of nine neighbours counts.
-    carried = np.stack([
-        heights[i : i + _GRID - 2, j : j + _GRID - 2] for i in range(3) for j in range(3)
-    ]).min(0)  # fmt: skip
-    best = np.argwhere(carried > carried.max() - 0.04).mean(0).round().astype(int)
-    row, column = (
-        best if carried[tuple(best)] > carried.max() - 0.15 else np.unravel_index(carried.argmax(), carried.shape)
-    )
+    carried = np.lib.stride_tricks.sliding_window_view(heights, (3, 3)).min(axis=(2, 3))
+    row, column = np.argwhere(carried > carried.max() - 0.04).mean(0).round().astype(int)
+    if carried[row, column] < carried.max() - 0.15:
+        # The highest places lie apart, like a pair of ears: take one of them, not the gap between.
+        row, column = np.unravel_index(carried.argmax(), carried.shape)
     level = float(carried[row, column])
     area = float((carried > level - 0.12).mean()) * (high[0] - low[0]) * (high[2] - low[2])
     return np.array((across[row + 1], level - 0.02, along[column + 1])), float(np.clip(np.sqrt(area) * 0.5, 0.2, 0.36))
@@ -99,12 +115,12 @@ def placed(table: np.ndarray, other: np.ndarray, relation: str, towards_camera: 
         return np.concatenate([moved(table, crown, _ON_TOP), moved(other, nowhere, owner=1)])
     if relation == "inside":
         low, high = bounds(other)
-        floor = np.array(((low[0] + high[0]) / 2, 0.56 * high[1], (low[2] + high[2]) / 2)) * (1, 1, 0)
+        floor = np.array(((low[0] + high[0]) / 2, 0.72 * high[1], (low[2] + high[2]) / 2)) * (1, 1, 0)
         return np.concatenate([moved(table, floor, _INSIDE), moved(other, nowhere, owner=1)])
     apart = {
         "beside": 0.74 * right,
-        "in front of": 0.62 * towards_camera + 0.34 * right,
-        "behind": -0.62 * towards_camera - 0.34 * right,
+        "in front of": 0.6 * towards_camera + 0.42 * right,
+        "behind": -0.6 * towards_camera - 0.42 * right,
     }[relation]
     return np.concatenate([moved(table, apart, 0.85), moved(other, -apart, 0.85, owner=1)])
 

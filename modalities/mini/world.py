@@ -234,9 +234,9 @@ class Scene:
         )
 
     @classmethod
-    def varied(cls, seed: int, held_out: bool = False) -> "Scene":
+    def varied(cls, seed: int, subject: Subject | None = None, held_out: bool = False) -> "Scene":
         """Draw a scene of the second ring: with a style, an accessory, a finish or a companion, at times two."""
-        scene, rng = cls.random(seed, held_out=held_out), random_stream(seed, "varied")
+        scene, rng = cls.random(seed, subject, held_out=held_out), random_stream(seed, "varied")
         kind = rng.random()
         if kind < 0.34:
             # From straight above nobody could tell what stands before what.

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -334,3 +335,45 @@ def test_world_names_what_is_wrong(pcs: Pcs, words: list[str], said: str) -> Non
 def test_world_sheet(pcs: Pcs) -> None:
     assert pcs("world", "sheet", "sheet.png", "-n", "12", "--size", "16").code == 0
     assert Image.open("sheet.png").size == (160, 32)
+
+
+def test_world_clip_writes_exact_frames_masks_and_the_path(pcs: Pcs) -> None:
+    words = ("--motion", "slide left", "--class", "robot", "-n", "2", "--size", "48", "--json")
+    typed = pcs("world", "clip", "slide", *words)
+    assert typed.code == 0, typed.err
+    truths = [json.loads(line) for line in Path("slide/truth.jsonl").read_text().splitlines()]
+    assert [truth["motion"] for truth in truths] == ["slide left"] * 2
+    for number, truth in enumerate(truths):
+        frames = sorted(Path("slide/frames", f"{number:04}").iterdir())
+        assert len(frames) == len(truth["path"]) == 8
+        assert Image.open(Path("slide", truth["file"])).n_frames == 8
+        masks = [Image.open(path.parents[2] / "masks" / path.parent.name / path.name) for path in frames]
+        middles = [(left + right) / 2 / 48 for left, _, right, _ in (mask.getbbox() for mask in masks)]
+        assert all(abs(x - seen) < 0.12 for (x, _, _), seen in zip(truth["path"], middles, strict=True))
+        assert middles[0] - middles[-1] > 0.3
+
+
+def test_world_clip_names_a_motion_that_is_not_there(pcs: Pcs) -> None:
+    typed = pcs("world", "clip", "slide", "--motion", "jmup")
+    assert typed.code == 2
+    assert '"jump"' in typed.err
+
+
+def test_world_subject_as_a_solid(pcs: Pcs) -> None:
+    assert pcs("world", "subject", "mug", "--class", "mug", "-n", "1", "--size", "16", "--solid").code == 0
+    assert Path("mug/subject.ply").read_bytes().startswith(b"ply\nformat binary_little_endian 1.0\n")
+    field = np.load("mug/subject.npz")
+    assert field["values"].min() < 0 < field["values"].max()
+    assert (field["low"] < field["high"]).all()
+
+
+def test_world_render_varied_tells_of_everything_in_the_picture(pcs: Pcs) -> None:
+    assert pcs("world", "render", "scenes", "-n", "30", "--size", "32", "--varied").code == 0
+    truths = [json.loads(line) for line in Path("scenes/truth.jsonl").read_text().splitlines()]
+    for truth in truths:
+        beside = Path("scenes/companion_masks", Path(truth["file"]).name)
+        assert beside.exists() == (truth["companion"] is not None)
+        if truth["accessory"] and truth["accessory"] in truth["caption"]:
+            assert "wearing" in truth["caption"] or "with" in truth["caption"]
+    assert {"cartoon", "pencil", "pixel art", "watercolor"} <= {truth["style"] for truth in truths}
+    assert sum(truth["companion"] is not None for truth in truths) > 3
