@@ -8,10 +8,10 @@ PHOTOS ?= docs/example-photos/mug
 DEMO_RUN ?= runs/demo
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow check fix bench bench-personalization docs wheel clean
+.PHONY: help setup demo test test-slow check fix bench bench-methods docs wheel clean
 
 help: ## List the targets
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "pcs needs Python 3.11 or newer; try make PYTHON=python3.12")'
@@ -55,7 +55,7 @@ fix: $(VENV)/.installed-dev ## Format and mend what ruff can
 bench: $(VENV)/.installed-test ## Measure; writes docs/benchmarks.md
 	$(BIN)/python -m tests.benchmarks.run
 
-bench-personalization: $(VENV)/.installed-test ## Measure every method on held-out subjects; an hour
+bench-methods: $(VENV)/.installed-test ## Measure every method on held-out subjects; an hour
 	$(BIN)/python -m tests.benchmarks.personalization
 
 docs: $(VENV)/.installed ## Regenerate docs/recipes.md

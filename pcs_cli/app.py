@@ -1,6 +1,7 @@
 """The command `pcs`: parses what was typed, and turns a user's mistake into one line and an exit code.
 
-Exit codes: 0 done, 1 failed, 2 bad input or usage (nothing was started), 130 interrupted and resumable.
+Exit codes: 0 done, 1 failed, 2 bad input or usage (nothing was started), 3 a gate was missed,
+130 interrupted and resumable.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import Annotated, Any
 import typer
 
 from modalities.core.errors import Interrupted, PcsError
-from pcs_cli import base, doctor, generate, inspect, recipes, train, world
+from pcs_cli import base, doctor, evaluate, generate, inspect, recipes, train, world
 from pcs_cli.console import console
 
 # Typer carries a click of its own in some versions; this is the base of its usage errors in all of them.
@@ -28,6 +29,7 @@ app = typer.Typer(
 )
 app.add_typer(train.app, name="train")
 app.command("generate")(generate.generate)
+app.command("eval")(evaluate.evaluate)
 app.add_typer(recipes.app, name="recipes")
 app.add_typer(base.app, name="base")
 app.add_typer(world.app, name="world")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Annotated
 
@@ -35,11 +34,11 @@ def generate(
 
     machine = settings.load(offline=offline)
     from modalities.core.artifact import Artifact
-    from modalities.core.files import require_writable
+    from modalities.core.files import require_writable, slug
 
     artifact = Artifact.open(run)
     concept = artifact.concept()
-    spelled = [concept.prompt(prompt) for prompt in prompts]
+    spelled = [(concept.prompt(prompt), concept.class_prompt(prompt)) for prompt in prompts]
     folder = out or run / "images"
     require_writable(folder, megabytes=5)
 
@@ -52,12 +51,14 @@ def generate(
     with console.progress() as progress:
         studio = artifact.studio(machine.machine(), progress)
         progress.start("generating", len(spelled) * count)
-        for prompt in spelled:
+        for prompt, said in spelled:
             rows.append((prompt, []))
             for index in range(count):
                 picture = images.of_studio(studio, prompt, seed=seed, index=index)
-                path = folder / f"{_slug(prompt)}-seed{seed}-{index:03}.png"
-                media.save_png(picture, path, {"prompt": prompt, "seed": str(seed), "index": str(index)})
+                path = folder / f"{slug(prompt)}-seed{seed}-{index:03}.png"
+                media.save_png(
+                    picture, path, {"prompt": prompt, "class_prompt": said, "seed": str(seed), "index": str(index)}
+                )
                 written.append(path)
                 rows[-1][1].append(picture)
                 progress.advance()
@@ -68,8 +69,3 @@ def generate(
         {"images": [str(path) for path in written], "sheet": str(sheet) if grid else None},
         [str(path) for path in [*written, *([sheet] if grid else [])]],
     )
-
-
-def _slug(prompt: str) -> str:
-    """A file name that still reads like the prompt."""
-    return re.sub(r"[^a-z0-9]+", "-", prompt.lower()).strip("-")[:60] or "image"

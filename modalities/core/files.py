@@ -2,8 +2,10 @@
 
 import errno
 import fcntl
+import hashlib
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Generator
@@ -109,3 +111,14 @@ def lock(folder: Path) -> Generator[None]:
         held.write(str(os.getpid()))
         held.flush()
         yield
+
+
+def slug(text: str) -> str:
+    """A file name that still reads like the text."""
+    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")[:60] or "image"
+
+
+def fingerprint(path: Path) -> str:
+    """SHA-256 of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -83,7 +83,7 @@ def _page(run: Artifact, studio: Studio, sheet: Image.Image, about: dict[str, An
     kept = about["kept_step"]
     title = f"{studio.concept.phrase}: {studio.recipe.title}"
     curves = "".join(
-        _curve(name, [(look["step"], look[name]) for look in looks], kept)
+        curve(name, [(look["step"], look[name]) for look in looks], kept)
         for name in ("loss", "subject", "text", "drift")
     )
     samples = "".join(
@@ -102,6 +102,7 @@ def _page(run: Artifact, studio: Studio, sheet: Image.Image, about: dict[str, An
     }
     return PAGE.format(
         title=html.escape(title),
+        style=STYLE,
         facts="".join(f"<tr><th>{name}</th><td>{html.escape(str(value))}</td></tr>" for name, value in facts.items()),
         sheet=_embedded(sheet),
         looks=_table(looks, kept),
@@ -123,7 +124,7 @@ def _table(looks: list[dict[str, Any]], kept: int) -> str:
     return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
 
 
-def _curve(name: str, points: list[tuple[float, float]], kept: int) -> str:
+def curve(name: str, points: list[tuple[float, float]], kept: int) -> str:
     """A small line chart as SVG, the kept step marked."""
     width, height, edge = 300, 130, 48
     low, high = min(y for _, y in points), max(y for _, y in points)
@@ -152,24 +153,26 @@ def _embedded(image: Image.Image) -> str:
     return "data:image/png;base64," + base64.b64encode(data.getvalue()).decode()
 
 
+STYLE = """:root { color-scheme: light dark; --ink: #222; --paper: #fff; --line: #ccc; --mark: #c2410c; }
+@media (prefers-color-scheme: dark) { :root { --ink: #e6e6e6; --paper: #16181b; --line: #444; --mark: #fb923c; } }
+body { font: 16px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--paper);
+       max-width: 62rem; margin: 0 auto; padding: 1rem; }
+img { max-width: 100%; height: auto; }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums; display: block; overflow-x: auto; }
+th, td { border-bottom: 1px solid var(--line); padding: .2rem .7rem; text-align: right; }
+th:first-child, td:first-child { text-align: left; }
+tr.best td { color: var(--mark); font-weight: 600; }
+.curves, .samples { display: grid; grid-template-columns: repeat(auto-fill, minmax(16rem, 1fr)); gap: 1rem; }
+svg text { font-size: 12px; fill: var(--ink); } svg .tick { font-size: 10px; opacity: .7; }
+polyline { fill: none; stroke: var(--ink); stroke-width: 1.5; } circle { fill: var(--mark); }
+figure { margin: 0; } figure img { width: 100%; } table.facts td { text-align: left; }
+figcaption { font-size: .85rem; opacity: .8; }
+pre { overflow-x: auto; font-size: .85rem; }"""
+
 PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
 <title>{title}</title><style>
-:root {{ color-scheme: light dark; --ink: #222; --paper: #fff; --line: #ccc; --mark: #c2410c; }}
-@media (prefers-color-scheme: dark) {{ :root {{ --ink: #e6e6e6; --paper: #16181b; --line: #444; --mark: #fb923c; }} }}
-body {{ font: 16px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--paper);
-       max-width: 62rem; margin: 0 auto; padding: 1rem; }}
-img {{ max-width: 100%; height: auto; }}
-table {{ border-collapse: collapse; font-variant-numeric: tabular-nums; display: block; overflow-x: auto; }}
-th, td {{ border-bottom: 1px solid var(--line); padding: .2rem .7rem; text-align: right; }}
-th:first-child, td:first-child {{ text-align: left; }}
-tr.best td {{ color: var(--mark); font-weight: 600; }}
-.curves, .samples {{ display: grid; grid-template-columns: repeat(auto-fill, minmax(16rem, 1fr)); gap: 1rem; }}
-svg text {{ font-size: 12px; fill: var(--ink); }} svg .tick {{ font-size: 10px; opacity: .7; }}
-polyline {{ fill: none; stroke: var(--ink); stroke-width: 1.5; }} circle {{ fill: var(--mark); }}
-figure {{ margin: 0; }} figure img {{ width: 100%; }} table.facts td {{ text-align: left; }}
-figcaption {{ font-size: .85rem; opacity: .8; }}
-pre {{ overflow-x: auto; font-size: .85rem; }}
+{style}
 </style></head><body>
 <h1>{title}</h1>
 <p><img alt="contact sheet" src="{sheet}"></p>

@@ -14,8 +14,8 @@ from torch import Tensor
 from modalities.core import generate, media
 from modalities.core.backbone import Posterior
 from modalities.core.encoders import ImageEncoder, TextImageEncoder
-from modalities.core.metrics.subject_similarity import SubjectSimilarity
-from modalities.core.metrics.text_alignment import TextAlignment
+from modalities.core.metrics.clip_t import TextAlignment
+from modalities.core.metrics.dino_i import SubjectSimilarity
 from modalities.core.step import Batch, denoise
 from modalities.core.studio import Studio
 

@@ -17,6 +17,9 @@ from modalities.mini.tokenizer import POSITIONS
 from modalities.mini.training import step_rng
 from modalities.mini.world import CLASS_NAMES, Scene, Subject
 
+# Classes need not be told apart as sharply as individuals.
+CLASS_TEMPERATURE = 0.5
+
 
 def family_scene(seed: int, index: int, views: int) -> Scene:
     """Scene `index` of pictures that come in groups of `views` of one individual, everything else varying."""
@@ -79,7 +82,9 @@ def softened(pixels: Tensor, rng: np.random.Generator) -> Tensor:
 class SubjectEncoderTask:
     """Supervised contrastive learning of individuals (Khosla et al. 2020, https://arxiv.org/abs/2004.11362).
 
-    A batch holds individuals of few classes, since telling a mug from a dog would be too easy.
+    A batch holds individuals of few classes, since telling a mug from a dog would be too easy. A small second term
+    does the same with classes, so that kin are more alike than strangers of another class, as people see it
+    (Zhang et al. 2022, https://arxiv.org/abs/2204.13207).
     """
 
     def __init__(
@@ -106,16 +111,23 @@ class SubjectEncoderTask:
         return softened(pixels, rng).to(self.device), torch.from_numpy(np.repeat(chosen, 2)).to(self.device)
 
     def loss(self, step: int) -> Tensor:
-        """Cross-entropy of finding the other view of the same individual in the batch."""
+        """Cross-entropy of finding the other view of the same individual in the batch, and a share for its class."""
         pixels, individuals = self.batch(step)
         with torch.autocast(self.device.type, torch.bfloat16):
             features = self.model(standardized(pixels)).pooler_output.flatten(1)
         features = functional.normalize(features.float(), dim=1)
-        likeness = features @ features.T / self.settings.temperature
-        likeness = likeness.fill_diagonal_(float("-inf"))
-        is_same = individuals[:, None] == individuals[None, :]
-        is_same.fill_diagonal_(False)
-        return functional.cross_entropy(likeness, is_same.float().argmax(1))
+        likeness = features @ features.T
+        of_individual = _contrast(likeness / self.settings.temperature, individuals)
+        # Individuals are numbered class by class in turn.
+        of_class = _contrast(likeness / CLASS_TEMPERATURE, individuals % len(CLASS_NAMES))
+        return of_individual + self.settings.class_weight * of_class
+
+
+def _contrast(likeness: Tensor, labels: Tensor) -> Tensor:
+    """Mean cross-entropy of finding, for each row, the others with its label among all others."""
+    is_same = (labels[:, None] == labels[None, :]).fill_diagonal_(False)
+    shares = likeness.masked_fill(torch.eye(len(labels), dtype=torch.bool, device=labels.device), -1e9).log_softmax(1)
+    return -((shares * is_same).sum(1) / is_same.sum(1)).mean()
 
 
 class ClipTask:

@@ -147,6 +147,8 @@ class SubjectEncoderSettings(Section):
     individuals: Positive
     """Individuals in one batch, two pictures of each."""
     temperature: Rate
+    class_weight: float
+    """Weight of telling classes apart beside individuals."""
     steps: Positive
     learning_rate: Rate
 

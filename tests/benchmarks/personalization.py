@@ -1,6 +1,6 @@
 """Measures on held-out subjects of the mini world what each method takes over of them, and what it costs.
 
-`make bench-personalization` writes docs/personalization.md. Truth is at hand, so likeness has a scale: 0 is a
+`make bench-methods` writes docs/personalization.md. Truth is at hand, so likeness has a scale: 0 is a
 stranger of the same class, 1 is the subject itself, rendered in the very contexts that are asked for.
 """
 
@@ -22,7 +22,7 @@ from modalities.core.cache import Cache
 from modalities.core.concept import Concept
 from modalities.core.device import choose
 from modalities.core.machine import Machine
-from modalities.core.metrics.subject_similarity import SubjectSimilarity
+from modalities.core.metrics.dino_i import SubjectSimilarity
 from modalities.core.personalize import personalize
 from modalities.mini.captions import CONTEXT_PHRASES
 from modalities.mini.check import load_probe
@@ -40,7 +40,7 @@ LONG = {"components": {"prior_preservation": None}, "train": {"steps": 600, "sch
 DOCUMENT = ROOT / "docs" / "personalization.md"
 INTRODUCTION = """# What each method takes over of a subject
 
-`make bench-personalization` wrote this table. Each method learned one held-out subject of the mini world from five
+`make bench-methods` wrote this table. Each method learned one held-out subject of the mini world from five
 pictures, for each of these classes: {subjects}. Then it drew the subject in seven contexts of which it had no
 picture, two drawings each, with the settings that its recipe has for `mini`.
 

@@ -18,7 +18,7 @@ from modalities.core.cache import Cache
 from modalities.core.concept import Concept
 from modalities.core.device import choose
 from modalities.core.machine import Machine
-from modalities.core.metrics.subject_similarity import SubjectSimilarity
+from modalities.core.metrics.dino_i import SubjectSimilarity
 from modalities.core.personalize import personalize
 from modalities.mini.check import accuracy, draw, held_out_scenes, labels_of_all, load_probe, prompt_of
 from modalities.mini.probe import HEADS

@@ -15,7 +15,7 @@ from modalities.core.component import Component
 from modalities.core.concept import Concept
 from modalities.core.draws import Draws, generator
 from modalities.core.errors import PcsError, did_you_mean
-from modalities.core.metrics.subject_similarity import SubjectSimilarity
+from modalities.core.metrics.dino_i import SubjectSimilarity
 from modalities.core.recipe import Train
 from modalities.core.trainer import rate
 from tests import tiny

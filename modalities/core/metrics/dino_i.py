@@ -5,9 +5,13 @@ https://arxiv.org/abs/2208.12242
 
 from __future__ import annotations
 
+import math
+
 from PIL import Image
 
 from modalities.core.encoders import ImageEncoder
+from modalities.core.evidence import Evidence
+from modalities.core.metric import Metric, Scores
 
 
 class SubjectSimilarity:
@@ -28,3 +32,27 @@ class SubjectSimilarity:
             return 1.0
         cosines = self._references @ self._references.T
         return float((cosines.sum() - cosines.trace()) / (count * (count - 1)))
+
+
+class DinoI(Metric):
+    """Mean cosine of each picture with the photos, as the image encoder sees them."""
+
+    title = "DINO-I"
+    axis = "subject"
+    encoders = ("subject",)
+    needs = ("references",)
+
+    def score(self, evidence: Evidence) -> Scores:
+        cosines = evidence.features("subject") @ evidence.references("subject").T
+        return Scores.of_pictures(cosines.mean(1).tolist(), evidence.groups, ceiling_of(evidence, "subject"))
+
+
+def ceiling_of(evidence: Evidence, encoder: str) -> str:
+    """How alike the photos are to one another, which is as high as a likeness sensibly gets, in words."""
+    photos = evidence.references(encoder)
+    count = len(photos)
+    if count < 2:
+        return ""
+    cosines = photos @ photos.T
+    among = float((cosines.sum() - cosines.trace()) / (count * (count - 1)))
+    return f"the photos among themselves: {among:.3f}" if math.isfinite(among) else ""

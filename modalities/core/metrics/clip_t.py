@@ -9,6 +9,8 @@ import torch
 from PIL import Image
 
 from modalities.core.encoders import TextImageEncoder
+from modalities.core.evidence import Evidence
+from modalities.core.metric import Metric, Scores
 
 
 class TextAlignment:
@@ -25,3 +27,16 @@ class TextAlignment:
         cosines = self._encoder(images) @ self._encoder.text(prompts).T
         is_other = torch.tensor([[mine != other for other in prompts] for mine in prompts])
         return float(cosines.diagonal().mean()), float(cosines[is_other].mean()) if is_other.any() else 0.0
+
+
+class ClipT(Metric):
+    """Cosine of each picture with its prompt, the class word in the subject's place."""
+
+    title = "CLIP-T"
+    axis = "text"
+    encoders = ("clip",)
+    needs = ("prompts",)
+
+    def score(self, evidence: Evidence) -> Scores:
+        cosines = (evidence.features("clip") * evidence.words).sum(1)
+        return Scores.of_pictures(cosines.tolist(), evidence.groups)

@@ -1,0 +1,23 @@
+"""Subject fidelity by CLIP: cosine of image features (Gal et al., ICLR 2023, section 4.2).
+
+https://arxiv.org/abs/2208.01618
+"""
+
+from __future__ import annotations
+
+from modalities.core.evidence import Evidence
+from modalities.core.metric import Metric, Scores
+from modalities.core.metrics.dino_i import ceiling_of
+
+
+class ClipI(Metric):
+    """Mean cosine of each picture with the photos, as CLIP sees them. It also sees the scene, unlike DINO-I."""
+
+    title = "CLIP-I"
+    axis = "subject"
+    encoders = ("clip",)
+    needs = ("references",)
+
+    def score(self, evidence: Evidence) -> Scores:
+        cosines = evidence.features("clip") @ evidence.references("clip").T
+        return Scores.of_pictures(cosines.mean(1).tolist(), evidence.groups, ceiling_of(evidence, "clip"))

@@ -1,0 +1,51 @@
+"""LPIPS between pictures of one prompt, the DIV of DreamBooth (Zhang et al., CVPR 2018), by the package `lpips`.
+
+https://arxiv.org/abs/1801.03924
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from typing import Any
+
+from modalities.core import media
+from modalities.core.evidence import Evidence
+from modalities.core.metric import Absent, Metric, Scores
+
+
+class Lpips(Metric):
+    """For each picture its mean perceptual distance to the others of its prompt; 0 when all are the same."""
+
+    title = "LPIPS"
+    axis = "quality"
+
+    def checkpoint(self, evidence: Evidence) -> str:
+        return "lpips, AlexNet"
+
+    def score(self, evidence: Evidence) -> Scores:
+        distance, device = _network(evidence), evidence.machine.device.torch
+        groups = evidence.groups
+        sums, counts = [0.0] * len(groups), [0] * len(groups)
+        for group in dict.fromkeys(groups):
+            rows = [row for row, own in enumerate(groups) if own == group]
+            # One prompt's pictures at a time: memory does not grow with their number.
+            shown = {row: image for row in rows if (image := evidence.open(row)) is not None}
+            for one, other in itertools.combinations(shown, 2):
+                pair = [media.to_pixels(shown[row])[None].to(device) * 2 - 1 for row in (one, other)]
+                value = float(distance(*pair))
+                for row in (one, other):
+                    sums[row], counts[row] = sums[row] + value, counts[row] + 1
+        if not any(counts):
+            raise Absent("needs at least two pictures of one prompt.")
+        values = [total / count if count else math.nan for total, count in zip(sums, counts, strict=True)]
+        return Scores.of_pictures(values, groups)
+
+
+def _network(evidence: Evidence) -> Any:
+    try:
+        import lpips
+    except ImportError:
+        raise Absent("needs the package lpips and its torchvision: pip install lpips.") from None
+    network = lpips.LPIPS(net="alex", verbose=False)  # pyright: ignore[reportAttributeAccessIssue]
+    return network.to(evidence.machine.device.torch).eval()

@@ -1,0 +1,180 @@
+"""`pcs eval`: how good are these pictures of the subject?"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from pcs_cli.console import console
+from pcs_cli.options import Json, Offline, Out, Quiet
+
+if TYPE_CHECKING:
+    from modalities.core.artifact import Artifact
+    from modalities.core.evaluate import Gate, Report
+    from modalities.core.evidence import Evidence
+    from modalities.core.machine import Machine
+    from modalities.core.media import Photo
+    from modalities.core.progress import Progress
+
+MISSED = 3
+
+
+def evaluate(
+    subjects: Annotated[list[Path], typer.Argument(metavar="RUN|DIR...", help="Run folders, or folders of pictures.")],
+    against: Annotated[
+        Path | None, typer.Option(help="Photos of the subject; of a run its own photos, if they are still there.")
+    ] = None,
+    prompts: Annotated[
+        Path | None,
+        typer.Option(
+            help="For runs a text file of prompts with {}; for folders a .csv or .jsonl that lists file and prompt."
+        ),
+    ] = None,
+    metrics: Annotated[
+        str | None, typer.Option(help="Metrics, separated by commas; `pcs eval --metrics help` lists them.")
+    ] = None,
+    count: Annotated[int, typer.Option("-n", min=1, max=1000, help="Pictures that a run draws of each prompt.")] = 4,
+    seed: Annotated[int, typer.Option(min=0, help="Noise of the pictures that runs draw.")] = 0,
+    gate: Annotated[
+        str | None, typer.Option(help='Demands, e.g. "subject>=0.6,text>=0.28"; exit code 3 if one is missed.')
+    ] = None,
+    out: Out = None,
+    offline: Offline = False,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Judge runs or folders of pictures: likeness, prompt fidelity, copying, drift, each with its spread.
+
+    Runs draw their pictures first, from the same noise for every run; pictures that are there are not drawn again.
+    Writes a page with all pictures, the worst cases, and the plane of subject against text.
+
+    Example: pcs eval runs/rex --gate "subject>=0.6"
+    """
+    console.setup(json=json, quiet=quiet)
+    from modalities.core.evaluate import USUAL, evaluate, gates, named
+
+    if metrics == "help":
+        _list_metrics()
+        return
+    asked = named([name.strip() for name in metrics.split(",") if name.strip()] if metrics else USUAL)
+    demands = gates(gate) if gate else []
+    asked = list(dict.fromkeys([*asked, *(demand.metric for demand in demands)]))
+    from pcs_cli import settings
+
+    machine = settings.load(offline=offline).machine()
+    from modalities.core.evaluation_page import write_page
+    from modalities.core.files import require_writable, write_json
+
+    folder = out or (subjects[0] / "evaluation")
+    require_writable(folder, megabytes=20)
+    reports: list[Report] = []
+    with console.progress() as progress:
+        for subject in subjects:
+            reports.append(evaluate(_evidence(subject, against, prompts, count, seed, machine, progress), asked))
+    page = folder / "evaluation.html"
+    write_page(reports, page)
+    write_json(folder / "evaluation.json", {report.title: report.line() for report in reports})
+    missed = [f"{report.title}: {demand}" for report in reports for demand in demands if not demand.passes(report)]
+    _tell(reports, demands, missed, page)
+    if missed:
+        raise typer.Exit(MISSED)
+
+
+def _evidence(
+    subject: Path,
+    against: Path | None,
+    prompts: Path | None,
+    count: int,
+    seed: int,
+    machine: Machine,
+    progress: Progress,
+) -> Evidence:
+    """What is to be judged: a run after it drew its pictures, or a folder as it is."""
+    from modalities.core.artifact import Artifact
+    from modalities.core.evidence import Evidence, Gallery, photos_of
+    from modalities.core.exam import Exam, read_templates
+
+    run = Artifact(subject)
+    photos = photos_of(against) if against else ()
+    if not run.exists():
+        gallery = Gallery.of_folder(subject, prompts)
+        for remark in gallery.remarks:
+            progress.warn(remark)
+        return Evidence(gallery, machine, photos, progress=progress)
+    run = Artifact.open(subject)
+    templates = read_templates(prompts) if prompts else tuple(run.recipe().validation.prompts)
+    exam = Exam(templates, count, seed)
+    drawn = exam.sit(run, machine, progress)
+    history = [line for line in run.metrics() if "balance" in line]
+    classes = exam.class_pictures(run, machine)
+    return Evidence(drawn, machine, photos or _own_photos(run), classes, history, progress)
+
+
+def _own_photos(run: Artifact) -> tuple[Photo, ...]:
+    """The photos that a run learned from, as far as they are still where they were and what they were."""
+    from modalities.core import media
+
+    found: list[Photo] = []
+    for name, digest in run.about()["photos"].items():
+        try:
+            photo = media.read_photo(Path(name))
+        except media.Unusable:
+            continue
+        if photo.digest == digest:
+            found.append(photo)
+    return tuple(found)
+
+
+def _tell(reports: list[Report], demands: list[Gate], missed: list[str], page: Path) -> None:
+    """The table for people, or the object for scripts."""
+    if not console.json:
+        for report in reports:
+            _table(report)
+            for path in report.evidence.unreadable:
+                console.warn(f"{path}: is not a readable picture; it is counted as failed.")
+    value = {
+        "reports": [report.line() for report in reports],
+        "gates": [str(demand) for demand in demands],
+        "missed": missed,
+        "page": str(page),
+    }
+    lines = [f"page     {page}", *(f"missed   {one}" for one in missed)]
+    console.result(value, lines)
+
+
+def _table(report: Report) -> None:
+    console.result_text(f"{report.title}: {len(report.evidence.gallery.pictures)} pictures")
+    head = ["metric", "mean", "95 %", "n", "failed", "", "checkpoint"]
+    rows: list[list[str]] = []
+    for result in report.results.values():
+        scores = result.scores
+        span = f"{scores.low:.3f} to {scores.high:.3f}" if math.isfinite(scores.low) else "-"
+        better = "higher is better" if result.metric.higher_is_better else "lower is better"
+        where = result.checkpoint if len(result.checkpoint) < 34 else f"…{result.checkpoint[-32:]}"
+        rows.append([result.metric.title, f"{scores.mean:.3f}", span, str(scores.n), str(scores.failed), better, where])
+    console.result_table(head, rows, {})
+    for result in report.results.values():
+        if result.scores.remark:
+            console.say(f"{result.metric.title}: {result.scores.remark}")
+    for name, why in report.absent.items():
+        console.say(f"not run: {name} {why}")
+
+
+def _list_metrics() -> None:
+    """Every metric, what the field calls it, and what it needs."""
+    from modalities.core.evaluate import ALIASES, USUAL, known_metrics, metric_named
+
+    kinds = {name: metric_named(name) for name in known_metrics()}
+    alias = {name: short for short, name in ALIASES.items()}
+    rows = [
+        [name, kind.title, kind.axis, "yes" if name in USUAL else "", ", ".join(kind.needs), alias.get(name, "")]
+        for name, kind in kinds.items()
+    ]
+    console.result_table(
+        ["metric", "title", "axis", "usual", "needs", "also called"],
+        rows,
+        {row[0]: {"title": row[1], "axis": row[2], "needs": row[4]} for row in rows},
+    )
