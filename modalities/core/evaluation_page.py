@@ -147,7 +147,9 @@ def _drawn(spots: list[Spot], front: list[Spot]) -> str:
     def ticks(low: float, span: float) -> list[float]:
         return [low + span * share for share in (0.1, 0.5, 0.9)]
 
-    lines = [f"<svg class=plane viewBox='0 0 {width} {height}' role='img' aria-label='subject against text'>"]
+    lines = [
+        f"<div class=wide><svg class=plane viewBox='0 0 {width} {height}' role='img' aria-label='subject against text'>"
+    ]
     for value in ticks(lows[0], spans[0]):
         x = place(value, lows[1])[0]
         lines.append(f"<text class=tick x='{x:.0f}' y='{height - 22}' text-anchor='middle'>{value:.3f}</text>")
@@ -172,7 +174,7 @@ def _drawn(spots: list[Spot], front: list[Spot]) -> str:
             lines.append(
                 f"<text x='{x + shift:.0f}' y='{y - 8:.0f}' text-anchor='{side}'>{html.escape(spot.label)}</text>"
             )
-    return "".join([*lines, "</svg>"])
+    return "".join([*lines, "</svg></div>"])
 
 
 def _curves(report: Report) -> str:
@@ -286,7 +288,8 @@ th[aria-sort=descending]::after {{ content: " ↓"; }} th[aria-sort=ascending]::
 .strip img, .cards img, .gap {{ width: 8rem; height: 8rem; object-fit: contain; }}
 .gap {{ display: inline-grid; place-items: center; border: 1px dashed var(--line); font-size: .8rem; }}
 .cards figure {{ width: 8rem; }} h3 {{ font-size: 1rem; margin: 1rem 0 .3rem; }}
-.plane {{ width: 100%; max-width: 40rem; }} .axis {{ fill: none; stroke: var(--line); }}
+.plane {{ width: 100%; min-width: 30rem; max-width: 40rem; }}
+.wide {{ overflow-x: auto; }} .axis {{ fill: none; stroke: var(--line); }}
 .plane polyline {{ stroke: var(--mark); stroke-dasharray: 4 3; }}
 circle.prompt {{ fill: var(--ink); opacity: .45; }} circle.step {{ fill: none; stroke: var(--mark); }}
 summary {{ cursor: pointer; margin: .6rem 0; }}

@@ -50,8 +50,8 @@ TINY = {
     "motion_probe": {"widths": [8, 16], "steps": 3, "batch": 2, "learning_rate": 0.002},
     "probe": {"widths": [8, 16], "steps": 3, "batch": 8, "learning_rate": 0.002},
     "subject_encoder": {
-        "widths": [8, 16], "families": 60, "views": 2, "classes": 2, "individuals": 4, "temperature": 0.1, "class_weight": 0.2,
-        "steps": 3, "learning_rate": 0.001,
+        "widths": [8, 16], "families": 60, "views": 2, "classes": 2, "individuals": 4, "temperature": 0.1,
+        "class_weight": 0.2, "steps": 3, "learning_rate": 0.001,
     },
     "clip": {"width": 32, "layers": 1, "patch": 8, "steps": 3, "batch": 8, "learning_rate": 0.001},
     "check": {"pictures": 4, "clips": 2, "steps": 2, "guidance": 2.0},
