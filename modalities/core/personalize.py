@@ -93,6 +93,7 @@ class Plan:
         learned: how many numbers are learned.
         learners: the components that learn them.
         seconds: about how long the steps, the looks and the final pictures take.
+        seconds_per_image: about how long one more picture takes.
         memory_mb: the most memory used so far, trial steps included, in 10^6 bytes.
         disk_mb: the most disk used at once, in 10^6 bytes.
     """
@@ -102,6 +103,7 @@ class Plan:
     learned: int
     learners: tuple[str, ...]
     seconds: float
+    seconds_per_image: float
     memory_mb: float
     disk_mb: float
 
@@ -132,6 +134,7 @@ def _plan(studio: Studio, machine: Machine) -> Plan:
         learned=learned,
         learners=tuple(part.name for part in studio.components if studio.learned_by(part.name)),
         seconds=per_step * trial.total + per_image * images,
+        seconds_per_image=per_image,
         memory_mb=peak_memory_mb(machine.device.kind),
         # The checkpoint holds weights and two moments; kept weights and three portable layouts come beside it.
         disk_mb=20 + learned * 4 * (3 + 1 + 3) / 1e6,
