@@ -13,7 +13,14 @@ import pytest
 from tests import tiny
 
 ROOT = Path(__file__).parents[2]
-DOCUMENTS = ["README.md", "docs/first-dog.md", "docs/add-a-paper.md", "docs/add-a-backbone.md", "docs/design.md"]
+DOCUMENTS = [
+    "README.md",
+    "docs/evaluation.md",
+    "docs/first-dog.md",
+    "docs/add-a-paper.md",
+    "docs/add-a-backbone.md",
+    "docs/design.md",
+]
 # What makes a documented training short enough for a test; everything else is as written.
 SHORT = [
     "--set",
@@ -40,7 +47,7 @@ def test_there_is_something_to_run() -> None:
     assert _blocks("docs/add-a-backbone.md", "python")
 
 
-@pytest.mark.parametrize("document", ["README.md", "docs/first-dog.md", "docs/mini.md"])
+@pytest.mark.parametrize("document", ["README.md", "docs/evaluation.md", "docs/first-dog.md", "docs/mini.md"])
 def test_commands_run_in_order(document: str, tmp_path: Path) -> None:
     tiny.photos(tmp_path / "photos" / "rex")
     environment = {"PATH": f"{Path(sys.executable).parent}:/usr/bin:/bin", "HOME": str(tmp_path), "PCS_OFFLINE": "1"}
