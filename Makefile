@@ -8,7 +8,7 @@ PHOTOS ?= docs/example-photos/mug
 DEMO_RUN ?= runs/demo
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow check fix bench bench-methods docs wheel clean
+.PHONY: help setup demo test test-slow check fix bench bench-methods bench-eval docs wheel clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -57,6 +57,9 @@ bench: $(VENV)/.installed-test ## Measure; writes docs/benchmarks.md
 
 bench-methods: $(VENV)/.installed-test ## Measure every method on held-out subjects; an hour
 	$(BIN)/python -m tests.benchmarks.personalization
+
+bench-eval: $(VENV)/.installed-test ## Measure what `pcs eval` adds to its encoders
+	$(BIN)/python -m tests.benchmarks.evaluation
 
 docs: $(VENV)/.installed ## Regenerate docs/recipes.md
 	$(BIN)/pcs recipes list --markdown > docs/recipes.md

@@ -23,10 +23,12 @@ from transformers import CLIPModel, CLIPTokenizer, ResNetModel
 
 from modalities.core.errors import Interrupted
 from modalities.core.files import lock, replacing
+from modalities.core.media import save_png
 from modalities.core.progress import Progress, Silent, StopRequest, stop_on_signals
 from modalities.mini import autoencoder, captions, denoiser, encoders, shards, team
+from modalities.mini.check import sample_sheet
 from modalities.mini.denoiser import DenoiserTask
-from modalities.mini.export import write_base
+from modalities.mini.export import image_pipeline, write_base
 from modalities.mini.motion import FRAMES
 from modalities.mini.probe import MotionProbe, MotionProbeTask, Probe, ProbeTask
 from modalities.mini.settings import BuildRecipe, Lesson
@@ -315,8 +317,17 @@ class Workshop:
                     self._interrupt("denoiser")
                 trainer.path = reached
                 trainer.save()
+                trainer.use_averaged()
+                if team.rank() == 0:
+                    self._show(networks, folder / f"samples-{lesson.until}.png")
             first = lesson.until
         return reached
+
+    def _show(self, networks: nn.ModuleDict, path: Path) -> None:
+        """Write a sheet of what networks in training draw, to look at while a build goes on."""
+        pipeline = image_pipeline(self, networks.eval())
+        save_png(sample_sheet(pipeline, self.recipe.size, self.recipe.check), path)
+        self.progress.note(f"samples so far: {path}")
 
     @cached_property
     def video(self) -> UNet3DConditionModel:

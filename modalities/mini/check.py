@@ -153,12 +153,15 @@ def check_encoders(folder: Path, individuals: int = 90, views: int = 4, among: i
     }
 
 
-def sample_sheet(folder: Path, settings: CheckSettings, rows: int = 8, columns: int = 5) -> Image.Image:
+def sample_sheet(
+    pipeline: StableDiffusionPipeline, size: int, settings: CheckSettings, rows: int = 8, columns: int = 5
+) -> Image.Image:
     """A row for each of the first held-out scenes: how it truly looks, then `columns` drawings of its prompt."""
     scenes = held_out_scenes(rows)
     prompts = [prompt_of(scene) for scene in scenes]
-    truth = renders(scenes, AutoencoderKL.load_config(folder / "vae")["sample_size"])
-    drawn = draw(folder, [prompt for prompt in prompts for _ in range(columns)], settings.steps, settings.guidance)
+    truth = renders(scenes, size)
+    asked = [prompt for prompt in prompts for _ in range(columns)]
+    drawn = drawn_by(pipeline, asked, settings.steps, settings.guidance)
     pictures = [to_image(pixels) for pixels in drawn]
     return contact_sheet([
         (prompt, [to_image(truth[row]), *pictures[row * columns : (row + 1) * columns]])
@@ -227,9 +230,15 @@ def labels_of_all(scenes: list[Scene]) -> Tensor:
 
 def draw(folder: Path, prompts: list[str], steps: int, guidance: float, batch: int = 20) -> Tensor:
     """What the base in `folder` draws of `prompts`, (N, 3, H, W) in [0, 1]; prompt i from noise seed i."""
-    pipeline = StableDiffusionPipeline.from_pretrained(folder)
+    return drawn_by(StableDiffusionPipeline.from_pretrained(folder), prompts, steps, guidance, batch)
+
+
+def drawn_by(
+    pipeline: StableDiffusionPipeline, prompts: list[str], steps: int, guidance: float, batch: int = 20
+) -> Tensor:
+    """What a pipeline draws of `prompts`, (N, 3, H, W) in [0, 1]; prompt i from noise seed i."""
     pipeline.set_progress_bar_config(disable=True)
-    parts = []
+    parts: list[Tensor] = []
     for start in range(0, len(prompts), batch):
         asked = prompts[start : start + batch]
         noise = [torch.Generator().manual_seed(start + i) for i in range(len(asked))]

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from diffusers import StableDiffusionPipeline, TextToVideoSDPipeline
+from diffusers import AutoencoderKL, StableDiffusionPipeline, TextToVideoSDPipeline
 from safetensors.torch import save_file
 from torch import nn
 from transformers import PreTrainedModel
@@ -46,15 +46,25 @@ def write_base(workshop: Workshop, out: Path) -> dict[str, Any]:
     }
     write_json(out / "build.json", facts)
     write_text(out / "README.md", model_card(facts))
-    save_png(sample_sheet(out, recipe.check), out / "samples.png")
+    drawing = StableDiffusionPipeline.from_pretrained(out)
+    save_png(sample_sheet(drawing, recipe.size, recipe.check), out / "samples.png")
     save_png(clip_sheet(out / "video", recipe.check), out / "clips.png")
     return facts
 
 
 def write_pipeline(workshop: Workshop, networks: nn.ModuleDict, out: Path) -> None:
     """Write autoencoder, tokenizer, text encoder, UNet and scheduler in half precision."""
+    pipeline = image_pipeline(workshop, networks, workshop.finished_autoencoder)
+    pipeline.to(torch.float16).save_pretrained(out)
+    _load_as_float32(out / "text_encoder")
+
+
+def image_pipeline(
+    workshop: Workshop, networks: nn.ModuleDict, autoencoder: AutoencoderKL | None = None
+) -> StableDiffusionPipeline:
+    """The image base as it stands; with the autoencoder of the first stage unless a later one is given."""
     pipeline = StableDiffusionPipeline(
-        vae=workshop.finished_autoencoder,
+        vae=autoencoder or workshop.autoencoder,
         text_encoder=networks["text_encoder"],
         tokenizer=workshop.tokenizer,
         unet=networks["unet"],
@@ -64,8 +74,7 @@ def write_pipeline(workshop: Workshop, networks: nn.ModuleDict, out: Path) -> No
         requires_safety_checker=False,
     )
     pipeline.set_progress_bar_config(disable=True)
-    pipeline.to(torch.float16).save_pretrained(out)
-    _load_as_float32(out / "text_encoder")
+    return pipeline
 
 
 def write_video(workshop: Workshop, video: nn.Module, out: Path) -> None:
