@@ -107,7 +107,7 @@ def run(
     recipe: Recipes = DEFAULT,
     base: Base = None,
     images: Images = 4,
-    metrics: Annotated[str, typer.Option(help="Metrics, separated by commas; see `pcs eval`.")] = "clip_i,copy",
+    metrics: Annotated[str, typer.Option(help="Metrics, separated by commas; see `pcs eval`.")] = "clip_i,copy,drift",
     shard: Annotated[
         str, typer.Option(help="I/N: only every N-th job, from the I-th on; for several machines.")
     ] = "0/1",

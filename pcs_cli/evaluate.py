@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -74,6 +75,8 @@ def evaluate(
     with console.progress() as progress:
         for subject in subjects:
             reports.append(evaluate(_evidence(subject, against, prompts, count, seed, machine, progress), asked))
+    if len({report.title for report in reports}) < len(reports):
+        reports = [replace(report, title=str(subject)) for report, subject in zip(reports, subjects, strict=True)]
     page = folder / "evaluation.html"
     write_page(reports, page)
     write_json(folder / "evaluation.json", {report.title: report.line() for report in reports})

@@ -6,10 +6,12 @@ import csv
 import hashlib
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from PIL.Image import Image
 
 from modalities.core import generate, media
 from modalities.core import recipe as recipes
@@ -19,6 +21,7 @@ from modalities.core.dataset import Dataset, Subject
 from modalities.core.errors import Interrupted, PcsError
 from modalities.core.evaluate import Report, evaluate
 from modalities.core.evidence import Evidence, Gallery, Picture, photos_of
+from modalities.core.exam import Exam
 from modalities.core.files import slug, write_json
 from modalities.core.machine import Machine
 from modalities.core.metric import Scores
@@ -27,6 +30,8 @@ from modalities.core.progress import Progress, stop_on_signals
 from modalities.core.recipe import Recipe
 
 MANIFEST = "benchmark.json"
+# Prompts of a subject on which drift is measured.
+CLASS_PROMPTS = 4
 SURVEY = Path(__file__).with_name("survey_table1.csv")
 
 
@@ -95,7 +100,8 @@ class Bench:
         concept = _concept(method, job.subject)
         run = personalize(method, concept, job.folder / "run", machine, resume=True, progress=progress)
         self._draw(job, run, machine, progress)
-        report = self.judged(job, machine, metrics, progress)
+        classes = Exam(job.subject.prompts[:CLASS_PROMPTS], 1).class_pictures(run, machine)
+        report = self.judged(job, machine, metrics, progress, classes)
         told = {
             name: {**one.line(), "values": [_finite(value) for value in one.scores.values]}
             for name, one in report.results.items()
@@ -103,12 +109,20 @@ class Bench:
         facts = {"base": method.backbone, "seconds": run.about()["seconds"]}
         write_json(job.scores, {"metrics": told, "not_run": report.absent, **facts})
 
-    def judged(self, job: Job, machine: Machine, metrics: Sequence[str], progress: Progress) -> Report:
-        """What metrics say of the pictures of a job."""
+    def judged(
+        self,
+        job: Job,
+        machine: Machine,
+        metrics: Sequence[str],
+        progress: Progress,
+        classes: Callable[[], tuple[list[Image], list[Image]]] | None = None,
+    ) -> Report:
+        """What metrics say of the pictures of a job; `classes` draws the class, which drift needs."""
         noun, drawn = job.subject.noun, [one for one in self.pictures(job) if one[2].is_file()]
         pictures = tuple(Picture(path, fill(template, noun)) for template, _, path in drawn)
         gallery = Gallery(f"{job.recipe}, {job.subject.name}", pictures)
-        return evaluate(Evidence(gallery, machine, photos_of(Path(job.subject.photos)), progress=progress), metrics)
+        photos = photos_of(Path(job.subject.photos))
+        return evaluate(Evidence(gallery, machine, photos, classes, progress=progress), metrics)
 
     def pictures(self, job: Job) -> Iterator[tuple[str, int, Path]]:
         """Template, number and file of every picture of a job."""

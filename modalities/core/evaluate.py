@@ -53,17 +53,15 @@ class Report:
     """What was found about one gallery.
 
     Attributes:
+        title: what it is called beside others.
         results: by metric name, in the order that was asked for.
         absent: metrics that could not run, with the reason.
     """
 
+    title: str
     evidence: Evidence
     results: dict[str, Result]
     absent: dict[str, str]
-
-    @property
-    def title(self) -> str:
-        return self.evidence.gallery.title
 
     def line(self) -> dict[str, Any]:
         """As JSON."""
@@ -120,7 +118,7 @@ def evaluate(evidence: Evidence, metrics: Sequence[str] = USUAL) -> Report:
             results[name] = Result(kind, metric.score(evidence), metric.checkpoint(evidence))
         except Absent as why:
             absent[name] = str(why)
-    return Report(evidence, results, absent)
+    return Report(evidence.gallery.title, evidence, results, absent)
 
 
 @dataclass(frozen=True)

@@ -282,6 +282,7 @@ PAGE = """<!doctype html>
 <title>{title}</title><style>
 {style}
 small {{ display: block; opacity: .75; font-weight: 400; }}
+h1, h2, h3, summary, figcaption, li {{ overflow-wrap: anywhere; }}
 th {{ cursor: pointer; user-select: none; white-space: nowrap; }}
 th[aria-sort=descending]::after {{ content: " ↓"; }} th[aria-sort=ascending]::after {{ content: " ↑"; }}
 .strip, .cards {{ display: flex; flex-wrap: wrap; gap: .4rem; }}
