@@ -6,11 +6,9 @@ where it stopped, and a changed setting repeats only what it changes.
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -19,22 +17,21 @@ import torch
 from diffusers import AutoencoderKL, UNet3DConditionModel
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from transformers import CLIPModel, CLIPTokenizer, ResNetModel
+from transformers import CLIPModel, ResNetModel
 
 from modalities.core.errors import Interrupted
 from modalities.core.files import lock, replacing
 from modalities.core.media import save_png
 from modalities.core.progress import Progress, Silent, StopRequest, stop_on_signals
-from modalities.mini import autoencoder, captions, denoiser, encoders, shards, team
+from modalities.mini import autoencoder, denoiser, encoders, shards, team
 from modalities.mini.check import sample_sheet
 from modalities.mini.denoiser import DenoiserTask
 from modalities.mini.export import image_pipeline, write_base
 from modalities.mini.motion import FRAMES
 from modalities.mini.probe import MotionProbe, MotionProbeTask, Probe, ProbeTask
 from modalities.mini.settings import BuildRecipe, Lesson
-from modalities.mini.tokenizer import train_tokenizer
+from modalities.mini.stock import Stock, save_array
 from modalities.mini.training import Stretch, Trainer
-from modalities.mini.world import Scene
 
 Module = TypeVar("Module", bound=nn.Module)
 
@@ -67,71 +64,8 @@ def _one_thread() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-class Workshop:
-    """The stages of a build. Each property makes its result once, from those that it names."""
-
-    def __init__(
-        self,
-        recipe: BuildRecipe,
-        folder: Path,
-        progress: Progress,
-        stop: StopRequest,
-        device: torch.device,
-        processes: int = 1,
-    ) -> None:
-        self.recipe, self.folder, self.progress, self.stop, self.device, self.processes = (
-            recipe,
-            folder,
-            progress,
-            stop,
-            device,
-            processes,
-        )
-
-    @cached_property
-    def pictures_folder(self) -> Path:
-        return self._pictures_folder("pictures", Scene.random)
-
-    @cached_property
-    def pictures(self) -> shards.Pictures:
-        """All training pictures of the first ring, rendered."""
-        return self._rendered(self.pictures_folder, shards.training_scene, self.recipe.world.pictures)
-
-    @cached_property
-    def varied_folder(self) -> Path:
-        return self._pictures_folder("varied", Scene.varied)
-
-    @cached_property
-    def varied(self) -> shards.Pictures:
-        """All training pictures of the second ring."""
-        return self._rendered(self.varied_folder, shards.varied_scene, self.recipe.world.varied)
-
-    @cached_property
-    def frames_folder(self) -> Path:
-        return self._pictures_folder("frames", lambda index: shards.frame_scene(0, index))
-
-    @cached_property
-    def frames(self) -> shards.Pictures:
-        """The frames of all training clips, one after the other."""
-        return self._rendered(self.frames_folder, shards.frame_scene, self.recipe.world.clips * FRAMES)
-
-    @cached_property
-    def families(self) -> shards.Pictures:
-        """Pictures of the same individuals in other contexts and views."""
-        settings = self.recipe.subject_encoder
-        folder = self._stage_folder("families", self.pictures_folder.name, settings.views)
-        scene_of = partial(encoders.family_scene, views=settings.views)
-        return self._rendered(folder, scene_of, settings.families * settings.views)
-
-    def _pictures_folder(self, name: str, sample: Callable[[int], Scene]) -> Path:
-        key = (shards.fingerprint(self.recipe.size, sample), self.recipe.size, self.recipe.seed)
-        return self._stage_folder(name, *key)
-
-    def _rendered(self, folder: Path, scene_of: Callable[[int, int], Scene], count: int) -> shards.Pictures:
-        work = shards.Rendering(folder, partial(scene_of, self.recipe.seed), count, self.recipe.size)
-        if not work.run(self.processes, self.progress, self.stop):
-            self._interrupt("rendering")
-        return shards.Pictures.open(folder, count)
+class Workshop(Stock):
+    """The networks of a build. Each property makes its result once, from those that it names."""
 
     def _team(self, stage: str) -> AbstractContextManager[None]:
         """Other processes that come to the same trainings by asking for the property `stage`."""
@@ -139,7 +73,7 @@ class Workshop:
 
     @cached_property
     def autoencoder_folder(self) -> Path:
-        return self._stage_folder("autoencoder", self.pictures_folder.name, self.recipe.autoencoder)
+        return self.stage_folder("autoencoder", self.pictures_folder.name, self.recipe.autoencoder)
 
     @cached_property
     def autoencoder(self) -> AutoencoderKL:
@@ -167,7 +101,7 @@ class Workshop:
         """The autoencoder with its decoder trained further; its encoder, and so all latents, are the same."""
         recipe, model = self.recipe, self.autoencoder
         settings = recipe.decoder
-        folder = self._stage_folder("decoder", self.autoencoder_folder.name, settings)
+        folder = self.stage_folder("decoder", self.autoencoder_folder.name, settings)
         stretch = Stretch(0, settings.steps, settings.learning_rate, settings.warmup, settings.steps // 2)
 
         def loss() -> Callable[[int], Tensor]:
@@ -175,13 +109,6 @@ class Workshop:
             return autoencoder.DecoderTask(whole, settings.steps_on_crops).loss
 
         return self._once(model, folder, stretch, settings.average, loss, team_for="finished_autoencoder")
-
-    @cached_property
-    def tokenizer(self) -> CLIPTokenizer:
-        """The tokenizer, learned from the captions of the first pictures."""
-        count, seed = min(3000, self.recipe.world.pictures), self.recipe.seed
-        said = [text for i in range(count) for text in shards.captions_of(i, seed, 4)]
-        return train_tokenizer([*said, *captions.all_words() * 4], self.recipe.vocabulary)
 
     @cached_property
     def picture_latents(self) -> np.ndarray:
@@ -201,9 +128,9 @@ class Workshop:
 
     def _latents(self, source: Path, pictures: Callable[[], shards.Pictures]) -> np.ndarray:
         """Latents of rendered pictures, encoded once."""
-        path = self._stage_folder("latents", self.autoencoder_folder.name, source.name) / "latents.npy"
+        path = self.stage_folder("latents", self.autoencoder_folder.name, source.name) / "latents.npy"
         if not path.exists():
-            _save_array(self._encoded(pictures()), path)
+            save_array(self._encoded(pictures()), path)
         return np.load(path)
 
     def _encoded(self, pictures: shards.Pictures) -> np.ndarray:
@@ -211,49 +138,21 @@ class Workshop:
         self.progress.start("encode", len(pictures))
         for pixels in autoencoder.batches(pictures, self.device):
             if self.stop:
-                self._interrupt("encoding")
+                self.interrupt("encoding")
             with torch.autocast(self.device.type, torch.bfloat16):
                 parts.append(autoencoder.encoded(model, pixels).half().cpu().numpy())
             self.progress.advance(len(pixels))
         return np.concatenate(parts)
 
-    def _tokens(self, captions_of: Callable[[int, int, int], list[str]], pictures: int, count: int) -> np.ndarray:
-        """Token ids (pictures, count, POSITIONS) int16 of `captions_of(index, seed, count)`, written down once."""
-        seed, words = self.recipe.seed, self.tokenizer.backend_tokenizer.to_str()
-        said = [captions_of(i, seed, count) for i in range(min(200, pictures))]
-        path = self._stage_folder("tokens", said, words, pictures) / "tokens.npy"
-        if not path.exists():
-            self.progress.start("captions", pictures)
-            tokens = np.empty((pictures, count, denoiser.POSITIONS), np.int16)
-            for i in range(pictures):
-                if self.stop:
-                    self._interrupt("captioning")
-                tokens[i] = denoiser.token_ids(self.tokenizer, captions_of(i, seed, count))
-                self.progress.advance()
-            _save_array(tokens, path)
-        return np.load(path)
-
-    def _captions(self, lesson: Lesson) -> np.ndarray:
-        """Tokenized captions of the first ring for one lesson."""
-
-        def said(index: int, seed: int, count: int) -> list[str]:
-            return shards.captions_of(index, seed, count, lesson.named_views)
-
-        return self._tokens(said, self.recipe.world.pictures, lesson.captions)
-
-    def _varied_captions(self, lesson: Lesson) -> np.ndarray:
-        """Tokenized captions of the second ring for one lesson."""
-        return self._tokens(shards.varied_captions_of, self.recipe.world.varied, lesson.captions)
-
     def examples(self, lesson: Lesson) -> list[denoiser.LatentSet]:
         """What the image denoiser learns from in a lesson."""
-        examples = [denoiser.LatentSet(self.picture_latents, self._captions(lesson))]
+        examples = [denoiser.LatentSet(self.picture_latents, self.first_captions(lesson))]
         world, count = self.recipe.world, lesson.captions
         if lesson.varied_share:
-            tokens = self._varied_captions(lesson)
+            tokens = self.varied_captions(lesson)
             examples.append(denoiser.LatentSet(self.varied_latents, tokens, lesson.varied_share))
         if lesson.frame_share:
-            tokens = np.repeat(self._tokens(shards.clip_captions_of, world.clips, count), FRAMES, axis=0)
+            tokens = np.repeat(self.tokens_of(shards.clip_captions_of, world.clips, count), FRAMES, axis=0)
             latents = self.clip_latents.reshape(-1, *self.clip_latents.shape[2:])
             examples.append(denoiser.LatentSet(latents, tokens, lesson.frame_share))
         return examples
@@ -277,14 +176,14 @@ class Workshop:
         """Where the anneal works; all that the image networks depend on is in its name."""
         last = len(self.recipe.denoiser.lessons) - 1
         folder, until = self._lesson_folder(last), self.recipe.denoiser.steps
-        return self._stage_folder("anneal", folder.name, until, self.recipe.anneal)
+        return self.stage_folder("anneal", folder.name, until, self.recipe.anneal)
 
     def _lesson_folder(self, number: int) -> Path:
         """A lesson's folder: all before it count in full, of its own only its length does not."""
         settings = self.recipe.denoiser
         own = settings.lessons[number].model_copy(update={"until": 1})
         fixed = settings.model_copy(update={"lessons": (*settings.lessons[:number], own)})
-        return self._stage_folder("denoiser", self.autoencoder_folder.name, fixed)
+        return self.stage_folder("denoiser", self.autoencoder_folder.name, fixed)
 
     @cached_property
     def denoiser(self) -> nn.ModuleDict:
@@ -314,7 +213,7 @@ class Workshop:
                     trainer.load(begin)
                 stretch = Stretch(first, lesson.until, settings.learning_rate, settings.warmup)
                 if not trainer.train(task.loss, stretch, "denoiser", self.progress, self.stop).is_finished:
-                    self._interrupt("denoiser")
+                    self.interrupt("denoiser")
                 trainer.path = reached
                 trainer.save()
                 trainer.use_averaged()
@@ -334,12 +233,12 @@ class Workshop:
         """The video UNet: every tensor of the image UNet, and temporal layers trained on clips."""
         settings, image = self.recipe.video, self.denoiser
         model = _seeded(self.recipe.seed, denoiser.new_video_unet, image["unet"])
-        folder = self._stage_folder("video", self.denoiser_folder.name, self.frames_folder.name, settings)
+        folder = self.stage_folder("video", self.denoiser_folder.name, self.frames_folder.name, settings)
         stretch = Stretch(0, settings.steps, settings.learning_rate, settings.warmup, settings.anneal)
 
         def loss() -> Callable[[int], Tensor]:
             networks = nn.ModuleDict({"text_encoder": image["text_encoder"].requires_grad_(False), "unet": model})
-            tokens = self._tokens(shards.clip_captions_of, self.recipe.world.clips, 4)
+            tokens = self.tokens_of(shards.clip_captions_of, self.recipe.world.clips, 4)
             clips = [denoiser.LatentSet(self.clip_latents, tokens)]
             return self.denoiser_task(networks, clips, settings.batch).loss
 
@@ -352,7 +251,7 @@ class Workshop:
         model = _seeded(seed, Probe, settings.widths)
         world = self.recipe.world
         rings = (self.pictures_folder.name, self.varied_folder.name, world.pictures, world.varied)
-        folder = self._stage_folder("probe", *rings, settings)
+        folder = self.stage_folder("probe", *rings, settings)
         stretch = Stretch(0, settings.steps, settings.learning_rate, 100, settings.steps // 3)
         return self._once(
             model,
@@ -367,7 +266,7 @@ class Workshop:
         """The classifier that judges clips."""
         settings, seed = self.recipe.motion_probe, self.recipe.seed
         model = _seeded(seed, MotionProbe, settings.widths)
-        folder = self._stage_folder("motion_probe", self.frames_folder.name, self.recipe.world.clips, settings)
+        folder = self.stage_folder("motion_probe", self.frames_folder.name, self.recipe.world.clips, settings)
         stretch = Stretch(0, settings.steps, settings.learning_rate, 100, settings.steps // 3)
         return self._once(
             model,
@@ -382,7 +281,7 @@ class Workshop:
         """The network that knows an individual again."""
         settings, seed = self.recipe.subject_encoder, self.recipe.seed
         model = _seeded(seed, encoders.new_subject_encoder, settings.widths)
-        folder = self._stage_folder("subject_encoder", self.pictures_folder.name, settings)
+        folder = self.stage_folder("subject_encoder", self.pictures_folder.name, settings)
         stretch = Stretch(0, settings.steps, settings.learning_rate, 100, settings.steps // 2)
         # Its batch norms follow the newest weights, so averaged ones would not fit them.
         return self._once(
@@ -400,7 +299,7 @@ class Workshop:
         shape = (settings.width, settings.layers, settings.patch, self.recipe.size)
         model = _seeded(seed, encoders.new_clip, self.tokenizer, *shape)
         rings = (self.pictures_folder.name, self.varied_folder.name, self.recipe.world)
-        folder = self._stage_folder("clip", *rings, self.tokenizer.backend_tokenizer.to_str(), settings)
+        folder = self.stage_folder("clip", *rings, self.tokenizer.backend_tokenizer.to_str(), settings)
         stretch = Stretch(0, settings.steps, settings.learning_rate, 500, settings.steps // 2)
         lesson = self.recipe.denoiser.lessons[-1]
         return self._once(
@@ -411,7 +310,7 @@ class Workshop:
             lambda: (
                 encoders.ClipTask(
                     model,
-                    [(self.pictures, self._captions(lesson)), (self.varied, self._varied_captions(lesson))],
+                    [(self.pictures, self.first_captions(lesson)), (self.varied, self.varied_captions(lesson))],
                     settings,
                     seed,
                     self.device,
@@ -459,16 +358,8 @@ class Workshop:
             trainer.load(begin)
         stage = folder.name.rpartition("-")[0]
         if not trainer.train(loss, stretch, stage, self.progress, self.stop).is_finished:
-            self._interrupt(stage)
+            self.interrupt(stage)
         trainer.use_averaged()
-
-    def _stage_folder(self, stage: str, *key: Any) -> Path:
-        """A folder of the cache for a stage with these settings."""
-        plain = json.dumps(key, default=lambda settings: settings.model_dump(), sort_keys=True)
-        return self.folder / f"{stage}-{hashlib.sha256(plain.encode()).hexdigest()[:12]}"
-
-    def _interrupt(self, stage: str) -> None:
-        raise Interrupted(f"mini: stopped while {stage}; what was done is kept.", "pcs base build mini")
 
 
 def _seeded(seed: int, make: Any, *arguments: Any) -> Any:
@@ -490,8 +381,3 @@ def _save(module: nn.Module, path: Path) -> None:
         with replacing(path) as temporary:
             save_file({name: tensor.contiguous().cpu() for name, tensor in module.state_dict().items()}, temporary)
     team.wait()
-
-
-def _save_array(array: np.ndarray, path: Path) -> None:
-    with replacing(path) as temporary:
-        np.save(temporary, array)
