@@ -226,3 +226,34 @@ def test_batch_size_does_not_change_what_the_photos_meet(base: Path, tmp_path: P
     together, first, second = items([4, 5]), items([4]), items([5])
     for name in ("latents", "noise", "t"):
         assert torch.equal(getattr(together, name), torch.cat([getattr(first, name), getattr(second, name)]))
+
+
+def test_spectral_shifts_begin_as_the_base_and_learn_with_few_numbers(
+    base: Path, encoders: tuple[str, str], tmp_path: Path
+) -> None:
+    studio = _studio(base, tmp_path, [{"spectral_shifts": {}}])
+    untouched = bases.load(bases.resolve(str(base)), choose("cpu"), offline=True)
+    plain, shifted = untouched.denoiser, studio.backbone.denoiser
+    noisy, times = torch.randn(1, 4, 8, 8), torch.tensor([500])
+    words = studio.backbone.embed(["a dog"]).tensors["encoder_hidden_states"]
+    with torch.no_grad():
+        assert torch.equal(plain(noisy, times, words).sample, shifted(noisy, times, words).sample)
+    learned = sum(value.numel() for value in studio.weights().values())
+    chosen = sum(plain.get_submodule(name).weight.numel() for name in untouched.select("spatial+convolutions"))
+    assert learned < chosen / 10
+    few = {"train": {"steps": 30, "learning_rate": 0.05, "batch": 2}}
+    run = _train(tmp_path / "run", base, encoders, components=[{"spectral_shifts": {}}], **few)
+    losses = [line["loss"] for line in run.metrics() if "balance" in line]
+    assert losses[-1] < losses[0]
+
+
+def test_spectral_shifts_are_what_the_paper_says(base: Path, tmp_path: Path) -> None:
+    studio = _studio(base, tmp_path, [{"spectral_shifts": {"layers": "cross_attention.kv"}}])
+    name = next(iter(studio.learned_by("spectral_shifts")))
+    layer = studio.backbone.denoiser.get_submodule(name.removeprefix("unet."))
+    before = layer.weight.detach().clone()
+    left, values, right = torch.linalg.svd(before, full_matrices=False)
+    shift = torch.linspace(-2, 2, len(values))
+    with torch.no_grad():
+        studio.learned_by("spectral_shifts")[name].copy_(shift)
+        assert torch.allclose(layer.weight, left @ torch.diag(torch.relu(values + shift)) @ right, atol=1e-5)
