@@ -16,10 +16,11 @@ from torch import Tensor
 from modalities.core.artifact import read_tensors, write_tensors
 from modalities.core.bases import quiet
 from modalities.core.components.full_finetune import FullFinetune
-from modalities.core.components.lora import ADAPTER, Lora, low_rank_product
+from modalities.core.components.lora import Lora, low_rank_product
 from modalities.core.components.textual_inversion import TextualInversion
 from modalities.core.draws import generator
 from modalities.core.errors import RunFailed
+from modalities.core.peft_layers import ADAPTER
 from modalities.core.vocabulary import without_new_words
 
 if TYPE_CHECKING:

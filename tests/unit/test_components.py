@@ -257,3 +257,38 @@ def test_spectral_shifts_are_what_the_paper_says(base: Path, tmp_path: Path) -> 
     with torch.no_grad():
         studio.learned_by("spectral_shifts")[name].copy_(shift)
         assert torch.allclose(layer.weight, left @ torch.diag(torch.relu(values + shift)) @ right, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "component",
+    [
+        {"lycoris": {"kind": "loha", "rank": 2, "layers": "attention+convolutions"}},
+        {"lycoris": {"kind": "lokr", "rank": 2, "layers": "attention+convolutions"}},
+        {"orthogonal": {"kind": "oft", "block": 8}},
+        {"orthogonal": {"kind": "boft", "block": 4}},
+    ],
+)
+def test_structured_adapters_begin_as_the_base_learn_and_reload_exactly(
+    component: dict[str, Any], base: Path, encoders: tuple[str, str], tmp_path: Path
+) -> None:
+    studio = _studio(base, tmp_path, [component])
+    untouched = bases.load(bases.resolve(str(base)), choose("cpu"), offline=True)
+    noisy, times = torch.randn(1, 4, 8, 8), torch.tensor([500])
+    words = untouched.embed(["a dog"]).tensors["encoder_hidden_states"]
+    with torch.no_grad():
+        plain = untouched.denoiser(noisy, times, words).sample
+        assert torch.allclose(studio.backbone.denoiser(noisy, times, words).sample, plain, atol=1e-6)
+    few = {"train": {"steps": 30, "learning_rate": 0.02, "batch": 2}}
+    run = _train(tmp_path / "run", base, encoders, components=[component], **few)
+    losses = [line["loss"] for line in run.metrics() if "balance" in line]
+    assert losses[-1] < losses[0]
+    one, other = (run.studio(driver.machine(encoders, tmp_path / "cache")) for _ in range(2))
+    with torch.no_grad():
+        learned, again = (each.backbone.denoiser(noisy, times, words).sample for each in (one, other))
+        assert torch.equal(learned, again)
+        assert not torch.allclose(learned, plain, atol=1e-3)
+        before = {name: value.clone() for name, value in one.backbone.denoiser.state_dict().items()}
+        with one.sampling():
+            folded = one.backbone.denoiser(noisy, times, words).sample
+        assert torch.allclose(folded, learned, atol=1e-4)
+        assert all(torch.equal(value, before[name]) for name, value in one.backbone.denoiser.state_dict().items())

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from pydantic import Field
 
 from modalities.core.component import Component
+from modalities.core.peft_layers import ADAPTER, folded
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
 
     from modalities.core.studio import Studio
 
-ADAPTER = "default"
 TEXT_LAYERS = ["q_proj", "k_proj", "v_proj", "out_proj"]
 
 
@@ -75,25 +75,9 @@ class Lora(Component):
 
     @contextmanager
     def sampling(self, pipeline: Any) -> Generator[None]:
-        """Fold the product into the weights while generating, a fifth faster; 16-bit weights would round it away."""
-        import torch
-        from peft.tuners.tuners_utils import BaseTunerLayer
-
-        backbone = self.studio.backbone
-        found = [layer for module in backbone.modules().values() for layer in module.modules()]
-        layers: list[Any] = [layer for layer in found if isinstance(layer, BaseTunerLayer)]
-        if any(layer.get_base_layer().weight.dtype != torch.float32 for layer in layers):
-            layers = []
-        own = [layer.get_base_layer().weight.data for layer in layers]
-        try:
-            for layer, weight in zip(layers, own, strict=True):
-                layer.get_base_layer().weight.data = weight.clone()
-                layer.merge()
+        """Fold the product into the weights while generating, a fifth faster."""
+        with folded(self.studio.backbone.modules().values()):
             yield
-        finally:
-            for layer, weight in zip(layers, own, strict=True):
-                layer.get_base_layer().weight.data = weight
-                layer.merged_adapters.clear()
 
 
 def low_rank_product(up: Tensor, down: Tensor) -> Tensor:

@@ -1,0 +1,48 @@
+"""What all components that stand on PEFT share: the names of what they learn, and folding it while sampling."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterable
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import Parameter
+
+ADAPTER = "default"
+
+
+def tuned_layers(module: nn.Module) -> dict[str, Any]:
+    """All PEFT layers of a network, by name."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    return {name: layer for name, layer in module.named_modules() if isinstance(layer, BaseTunerLayer)}
+
+
+def learned(module: nn.Module) -> dict[str, Parameter]:
+    """What the PEFT layers of a network learn, `<layer>.<tensor>`; the adapter's own name is left out."""
+    return {
+        f"{name}.{key.replace(f'.{ADAPTER}', '')}": value
+        for name, layer in tuned_layers(module).items()
+        for key, value in layer.named_parameters()
+        if f".{ADAPTER}" in key and key.partition(".")[0] in layer.adapter_layer_names
+    }
+
+
+@contextmanager
+def folded(modules: Iterable[nn.Module]) -> Generator[None]:
+    """Fold all PEFT layers into the weights, and restore those bit for bit; 16-bit weights would round them away."""
+    layers = [layer for module in modules for layer in tuned_layers(module).values()]
+    if any(layer.get_base_layer().weight.dtype != torch.float32 for layer in layers):
+        layers = []
+    own = [layer.get_base_layer().weight.data for layer in layers]
+    try:
+        for layer, weight in zip(layers, own, strict=True):
+            layer.get_base_layer().weight.data = weight.clone()
+            layer.merge()
+        yield
+    finally:
+        for layer, weight in zip(layers, own, strict=True):
+            layer.get_base_layer().weight.data = weight
+            layer.merged_adapters.clear()
