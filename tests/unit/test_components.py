@@ -264,8 +264,7 @@ def test_spectral_shifts_are_what_the_paper_says(base: Path, tmp_path: Path) -> 
     [
         {"lycoris": {"kind": "loha", "rank": 2, "layers": "attention+convolutions"}},
         {"lycoris": {"kind": "lokr", "rank": 2, "layers": "attention+convolutions"}},
-        {"orthogonal": {"kind": "oft", "block": 8}},
-        {"orthogonal": {"kind": "boft", "block": 4}},
+        {"oft": {"block": 8}},
     ],
 )
 def test_structured_adapters_begin_as_the_base_learn_and_reload_exactly(

@@ -1,13 +1,13 @@
-"""Orthogonal fine-tuning (OFT, Qiu et al., NeurIPS 2023; BOFT, Liu et al., ICLR 2024), through PEFT.
+"""Orthogonal fine-tuning (OFT, Qiu et al., NeurIPS 2023, section 4), through PEFT.
 
-https://arxiv.org/abs/2306.07280, https://arxiv.org/abs/2311.06243
+https://arxiv.org/abs/2306.07280
 """
 
 from __future__ import annotations
 
 from collections.abc import Generator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field
 
@@ -20,34 +20,24 @@ if TYPE_CHECKING:
     from modalities.core.studio import Studio
 
 
-class Orthogonal(Component):
-    """Turns the neurons of chosen layers: W' = R W, R orthogonal and block-diagonal, so angles between them stay.
+class Oft(Component):
+    """Turns the neurons of chosen layers: W' = R W, R orthogonal and block-diagonal, so angles between them stay."""
 
-    BOFT multiplies several such factors in butterfly order, which makes dense rotations of few numbers.
-    """
-
-    kind: Literal["oft", "boft"] = "oft"
     block: Annotated[int, Field(gt=1)] = 16
     """Side of a block; it must divide the inputs of every chosen layer."""
-    factors: Annotated[int, Field(gt=0)] = 2
-    """BOFT: how many butterfly factors."""
     layers: str = "attention"
     """Which layers of the denoiser, as `lora` takes them."""
 
     def prepare(self, studio: Studio) -> None:
-        from peft import BOFTConfig, OFTConfig
+        from peft import OFTConfig
 
         super().prepare(studio)
         backbone = studio.backbone
-        layers = backbone.select(self.layers)
-        if self.kind == "oft":
-            config: Any = OFTConfig(r=0, oft_block_size=self.block, target_modules=layers)
-        else:
-            config = BOFTConfig(boft_block_size=self.block, boft_n_butterfly_factor=self.factors, target_modules=layers)
+        config = OFTConfig(r=0, oft_block_size=self.block, target_modules=backbone.select(self.layers))
         backbone.denoiser.add_adapter(config, adapter_name=peft_layers.ADAPTER)  # pyright: ignore
 
     def parameters(self) -> dict[str, Parameter]:
-        """`unet.<layer>.<tensor>`: the skew-symmetric generators of the rotations, as PEFT names them."""
+        """`unet.<layer>.oft_R.weight`: the skew-symmetric generators of the rotations."""
         backbone = self.studio.backbone
         return {
             f"{backbone.denoiser_part}.{name}": value for name, value in peft_layers.learned(backbone.denoiser).items()
