@@ -63,6 +63,24 @@ def mean_embedding(tokenizer: Any, encoder: Any, text: str) -> Float[Tensor, " w
     return table[torch.tensor(ids, device=table.device)].float().mean(0)
 
 
+def mean_output(tokenizer: Any, encoder: Any, text: str) -> Float[Tensor, " width"]:
+    """Return the mean of what a text encoder makes of `text`, at its own positions, float32.
+
+    Raises:
+        PcsError: the text has no token, or the encoder's output is not as wide as its embeddings.
+    """
+    inner = len(tokenizer(text, add_special_tokens=False).input_ids)
+    if not inner:
+        raise PcsError(f'"{text}" has no token to start from.')
+    tokens = tokenizer(text, return_tensors="pt").to(encoder.device)
+    with torch.no_grad():
+        output = encoder(tokens.input_ids).last_hidden_state[0]
+    if output.shape[-1] != encoder.get_input_embeddings().weight.shape[-1]:
+        raise PcsError("textual_inversion: the output of this text encoder is not as wide as its embeddings.")
+    # One token for the start of the text stands before.
+    return output[1 : 1 + inner].float().mean(0)
+
+
 class ExtendedEmbedding(nn.Module):
     """An embedding table whose ids from `first` on are `rows`."""
 

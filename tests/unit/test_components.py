@@ -112,6 +112,27 @@ def test_a_token_starts_as_the_mean_of_its_words(base: Path, tmp_path: Path) -> 
     assert torch.allclose(studio.weights()["textual_inversion.text_encoder"][0], table[ids].mean(0))
 
 
+def test_a_token_can_start_from_what_the_text_encoder_makes_of_its_words(base: Path, tmp_path: Path) -> None:
+    component = {"textual_inversion": {"init": "red {noun}", "start": "output", "vectors": 2}}
+    studio = _studio(base, tmp_path, [component], subject="<new>")
+    tokenizer = studio.backbone.tokenizers["text_encoder"]
+    with torch.no_grad():
+        output = studio.backbone.text_encoders["text_encoder"](tokenizer("red dog", return_tensors="pt").input_ids)
+    expected = output.last_hidden_state[0, 1:3].mean(0)
+    assert torch.allclose(studio.weights()["textual_inversion.text_encoder"], expected.repeat(2, 1), atol=1e-6)
+
+
+def test_an_anchor_keeps_a_token_near_its_start(base: Path, encoders: tuple[str, str], tmp_path: Path) -> None:
+    changes: dict[str, Any] = {"data": {"subject": "<new>"}, "train": {"steps": 20, "learning_rate": 0.05}}
+    moved = []
+    for name, anchor in (("free", 0.0), ("held", 10.0)):
+        run = _train(tmp_path / name, base, encoders, components=[{"textual_inversion": {"anchor": anchor}}], **changes)
+        start = _studio(base, tmp_path / name, [{"textual_inversion": {}}], subject="<new>").weights()
+        key = "textual_inversion.text_encoder"
+        moved.append(float((run.weights()[key] - start[key]).norm()))
+    assert moved[1] < 0.5 * moved[0]
+
+
 def test_the_first_phase_of_pivotal_tuning_leaves_the_lora_untouched(
     base: Path, encoders: tuple[str, str], tmp_path: Path
 ) -> None:

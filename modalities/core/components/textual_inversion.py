@@ -5,9 +5,11 @@ https://arxiv.org/abs/2208.01618
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
+import torch
 from pydantic import Field, PrivateAttr
+from torch import Tensor
 
 from modalities.core.component import Component
 from modalities.core.concept import phrase_of
@@ -16,6 +18,7 @@ from modalities.core.errors import PcsError
 if TYPE_CHECKING:
     from torch.nn import Parameter
 
+    from modalities.core.step import Batch, Step
     from modalities.core.studio import Studio
 
 
@@ -28,11 +31,17 @@ class TextualInversion(Component):
     """Embeddings that the word stands for, one after another."""
     init: str = "{noun}"
     """Words whose embeddings' mean is the start; `{noun}` is the class word."""
+    start: Literal["embedding", "output"] = "embedding"
+    """"output" starts from what the text encoder makes of these words, not from what it is given for them: learned
+    embeddings end up there (Cross Initialization, Pang et al., CVPR 2024, https://arxiv.org/abs/2312.15905)."""
+    anchor: Annotated[float, Field(ge=0)] = 0.0
+    """Weight of the squared distance to the start."""
 
     _rows: dict[str, Parameter] = PrivateAttr(default_factory=dict)
+    _starts: dict[str, Tensor] = PrivateAttr(default_factory=dict)
 
     def prepare(self, studio: Studio) -> None:
-        from modalities.core.vocabulary import add_words, mean_embedding
+        from modalities.core.vocabulary import add_words, mean_embedding, mean_output
 
         super().prepare(studio)
         if self.token not in studio.concept.phrase:
@@ -45,8 +54,16 @@ class TextualInversion(Component):
         text = phrase_of(self.init, studio.concept.noun)
         for name, encoder in studio.backbone.text_encoders.items():
             tokenizer = studio.backbone.tokenizers[name]
-            start = mean_embedding(tokenizer, encoder, text)
+            start = (mean_output if self.start == "output" else mean_embedding)(tokenizer, encoder, text)
             self._rows[name] = add_words(tokenizer, encoder, words, start.repeat(self.vectors, 1))
+            self._starts[name] = self._rows[name].detach().clone()
+
+    def loss(self, step: Step, batch: Batch) -> Tensor | None:
+        """The anchor, summed over text encoders."""
+        if not self.anchor:
+            return None
+        away = [(rows - self._starts[name]).square().sum() for name, rows in self._rows.items()]
+        return self.anchor * torch.stack(away).sum()
 
     def parameters(self) -> dict[str, Parameter]:
         """`<text encoder>` -> (vectors, width)."""
