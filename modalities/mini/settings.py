@@ -168,7 +168,7 @@ class CheckSettings(Section):
     """How drawings are made that a base is judged by."""
 
     pictures: Positive = 300
-    clips: Positive = 100
+    clips: Positive = 60
     steps: Positive = 25
     guidance: float = 3.0
 
