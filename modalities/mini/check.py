@@ -25,7 +25,16 @@ from modalities.mini.captions import CONTEXT_PHRASES, FINISH_WORDS, STYLE_PHRASE
 from modalities.mini.denoiser import token_ids
 from modalities.mini.encoders import held_out_families, identity_auc, retrieval, standardized
 from modalities.mini.motion import CAMERA_MOTIONS, FRAMES, MOTION_PHRASES, MOTIONS, Clip, render_clip
-from modalities.mini.probe import FIRST_RING, MotionProbe, Probe, accuracy, clip_accuracy, clip_labels_of, labels_of
+from modalities.mini.probe import (
+    FIRST_RING,
+    SECOND_RING,
+    MotionProbe,
+    Probe,
+    accuracy,
+    clip_accuracy,
+    clip_labels_of,
+    labels_of,
+)
 from modalities.mini.settings import CheckSettings
 from modalities.mini.world import CLASS_NAMES, Scene, render
 
@@ -52,6 +61,7 @@ def check(folder: Path, settings: CheckSettings | None = None, photos: Path | No
     varied = [Scene.varied(SEED + i, held_out=True) for i in range(settings.pictures)]
     varied_labels = labels_of_all(varied)
     varied_drawn = draw(folder, [varied_prompt_of(scene) for scene in varied], settings.steps, settings.guidance)
+    # Other scenes than those that were drawn: pictures of one scene would count as near for that alone.
     features = [probe.features(one) for one in (drawn, truth, renders(held_out_scenes(settings.pictures, 1), size))]
     found = {
         "pictures": settings.pictures,
@@ -59,9 +69,9 @@ def check(folder: Path, settings: CheckSettings | None = None, photos: Path | No
         "guidance": settings.guidance,
         "drawn": accuracy(probe, drawn, labels, FIRST_RING),
         "probe_on_renders": accuracy(probe, truth, labels, FIRST_RING),
-        "drawn_varied": accuracy(probe, varied_drawn, varied_labels),
-        "probe_on_varied_renders": accuracy(probe, renders(varied, size), varied_labels),
-        "kid": {"drawn": kernel_distance(features[0], features[1]), "renders": kernel_distance(*features[1:])},
+        "drawn_varied": accuracy(probe, varied_drawn, varied_labels, SECOND_RING),
+        "probe_on_varied_renders": accuracy(probe, renders(varied, size), varied_labels, SECOND_RING),
+        "kid": {"drawn": kernel_distance(features[0], features[2]), "renders": kernel_distance(*features[1:])},
         "autoencoder_psnr_db": psnr(autoencoder, truth),
     }
     if photos is not None:

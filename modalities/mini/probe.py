@@ -30,6 +30,8 @@ HEADS: dict[str, tuple[str, ...]] = {
     "accessory": ("none", *ACCESSORIES),
 }
 FIRST_RING = ("class", "context", "colour", "second_colour", "pattern", "view")
+# What prompts of the second ring name.
+SECOND_RING = ("class", "context", "colour", "view", "style", "accessory")
 NO_LABEL = -100
 
 
