@@ -18,7 +18,7 @@ from modalities.mini.training import step_rng
 from modalities.mini.world import CLASS_NAMES, Scene, Subject
 
 # Classes need not be told apart as sharply as individuals.
-CLASS_TEMPERATURE = 0.5
+CLASS_TEMPERATURE = 0.2
 
 
 def family_scene(seed: int, index: int, views: int) -> Scene:

@@ -34,8 +34,8 @@ class Kid(Metric):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             metric = KernelInceptionDistance(feature=Given(pictures.shape[1]), subsets=SUBSETS, subset_size=size)
-            metric.update(photos, real=True)
-            metric.update(pictures, real=False)
+            metric.update(photos.double(), real=True)
+            metric.update(pictures.double(), real=False)
             mean, spread = metric.compute()
         value, half = float(mean), 1.96 * float(spread) / SUBSETS**0.5
         failed = len(evidence.gallery.pictures) - len(pictures)
