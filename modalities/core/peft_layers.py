@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Generator, Iterable
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import nn
-from torch.nn import Parameter
+if TYPE_CHECKING:
+    from torch import nn
+    from torch.nn import Parameter
 
 ADAPTER = "default"
 
@@ -33,6 +33,8 @@ def learned(module: nn.Module) -> dict[str, Parameter]:
 @contextmanager
 def folded(modules: Iterable[nn.Module]) -> Generator[None]:
     """Fold all PEFT layers into the weights, and restore those bit for bit; 16-bit weights would round them away."""
+    import torch
+
     layers = [layer for module in modules for layer in tuned_layers(module).values()]
     if any(layer.get_base_layer().weight.dtype != torch.float32 for layer in layers):
         layers = []

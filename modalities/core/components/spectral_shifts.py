@@ -9,16 +9,13 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-import torch
-from jaxtyping import Float
 from pydantic import PrivateAttr
-from torch import Tensor, nn
-from torch.nn import Parameter
-from torch.nn.utils import parametrize
 
 from modalities.core.component import Component
 
 if TYPE_CHECKING:
+    from torch.nn import Parameter
+
     from modalities.core.studio import Studio
 
 
@@ -35,11 +32,15 @@ class SpectralShifts(Component):
     _shifts: dict[str, Parameter] = PrivateAttr(default_factory=dict)
 
     def prepare(self, studio: Studio) -> None:
+        from torch.nn.utils import parametrize
+
+        from modalities.core.spectrum import Shifted
+
         super().prepare(studio)
         backbone = studio.backbone
         for name in backbone.select(self.layers):
             layer = backbone.denoiser.get_submodule(name)
-            shifted = _Shifted(layer.weight.detach())  # pyright: ignore
+            shifted = Shifted(layer.weight.detach())  # pyright: ignore
             parametrize.register_parametrization(layer, "weight", shifted, unsafe=True)
             self._shifts[f"{backbone.denoiser_part}.{name}"] = shifted.shift
 
@@ -50,26 +51,8 @@ class SpectralShifts(Component):
     @contextmanager
     def sampling(self, pipeline: Any) -> Generator[None]:
         """Compute every weight once for all steps of the sampler."""
+        import torch
+        from torch.nn.utils import parametrize
+
         with torch.no_grad(), parametrize.cached():
             yield
-
-
-class _Shifted(nn.Module):
-    """The change of a weight by shifts of its singular values; exactly nothing where all shifts are zero."""
-
-    left: Tensor
-    values: Tensor
-    right: Tensor
-
-    def __init__(self, weight: Tensor) -> None:
-        super().__init__()
-        left, values, right = torch.linalg.svd(weight.float().flatten(1), full_matrices=False)
-        self.register_buffer("left", left)
-        self.register_buffer("values", values)
-        self.register_buffer("right", right)
-        self.shift = Parameter(torch.zeros_like(values))
-
-    def forward(self, weight: Float[Tensor, "out ..."]) -> Float[Tensor, "out ..."]:
-        """Return the shifted weight."""
-        change = torch.relu(self.values + self.shift) - self.values
-        return weight + ((self.left * change) @ self.right).view_as(weight).to(weight.dtype)

@@ -7,15 +7,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated, Literal
 
-import torch
 from pydantic import Field, PrivateAttr
-from torch import Tensor
 
 from modalities.core.component import Component
 from modalities.core.concept import phrase_of
 from modalities.core.errors import PcsError
 
 if TYPE_CHECKING:
+    from torch import Tensor
     from torch.nn import Parameter
 
     from modalities.core.step import Batch, Step
@@ -62,8 +61,8 @@ class TextualInversion(Component):
         """The anchor, summed over text encoders."""
         if not self.anchor:
             return None
-        away = [(rows - self._starts[name]).square().sum() for name, rows in self._rows.items()]
-        return self.anchor * torch.stack(away).sum()
+        first, *others = ((rows - self._starts[name]).square().sum() for name, rows in self._rows.items())
+        return self.anchor * sum(others, first)
 
     def parameters(self) -> dict[str, Parameter]:
         """`<text encoder>` -> (vectors, width)."""
