@@ -24,7 +24,9 @@ MISSED = 3
 
 
 def evaluate(
-    subjects: Annotated[list[Path], typer.Argument(metavar="RUN|DIR...", help="Run folders, or folders of pictures.")],
+    subjects: Annotated[
+        list[Path] | None, typer.Argument(metavar="RUN|DIR...", help="Run folders, or folders of pictures.")
+    ] = None,
     against: Annotated[
         Path | None, typer.Option(help="Photos of the subject; of a run its own photos, if they are still there.")
     ] = None,
@@ -55,11 +57,14 @@ def evaluate(
     Example: pcs eval runs/rex --gate "subject>=0.6"
     """
     console.setup(json=json, quiet=quiet)
+    from modalities.core.errors import PcsError
     from modalities.core.evaluate import USUAL, evaluate, gates, named
 
     if metrics == "help":
         _list_metrics()
         return
+    if not subjects:
+        raise PcsError("give one or more run folders, or folders of pictures, to judge.")
     asked = named([name.strip() for name in metrics.split(",") if name.strip()] if metrics else USUAL)
     demands = gates(gate) if gate else []
     asked = list(dict.fromkeys([*asked, *(demand.metric for demand in demands)]))

@@ -210,11 +210,14 @@ class Evidence:
         """
         if not self.photos:
             raise Absent("needs photos of the subject: give --against PHOTOS.")
-        key = f"{name} of the photos"
-        if key not in self._features:
+        if name not in self._photo_features:
             encoder = self.encoder(name)
-            self._features[key] = torch.cat([encoder([photo.open()]) for photo in self.photos])
-        return self._features[key]
+            self._photo_features[name] = torch.cat([encoder([photo.open()]) for photo in self.photos])
+        return self._photo_features[name]
+
+    @cached_property
+    def _photo_features(self) -> dict[str, Tensor]:
+        return {}
 
     @cached_property
     def words(self) -> Tensor:
@@ -249,8 +252,11 @@ class Evidence:
     @cached_property
     def unreadable(self) -> tuple[Path, ...]:
         """Pictures that are no pictures."""
-        name = next(iter(self._features), "subject")
-        is_bad = self.features(name).isnan().any(1).tolist()
+        for features in self._features.values():
+            is_bad = features.isnan().any(1).tolist()
+            break
+        else:
+            is_bad = [image is None for images in self.batches() for image in images]
         return tuple(one.path for one, bad in zip(self.gallery.pictures, is_bad, strict=True) if bad)
 
 

@@ -6,9 +6,13 @@ from collections.abc import Generator, Iterable
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from modalities.core.component import Component
+
 if TYPE_CHECKING:
     from torch import nn
     from torch.nn import Parameter
+
+    from modalities.core.studio import Studio
 
 ADAPTER = "default"
 
@@ -48,3 +52,30 @@ def folded(modules: Iterable[nn.Module]) -> Generator[None]:
         for layer, weight in zip(layers, own, strict=True):
             layer.get_base_layer().weight.data = weight
             layer.merged_adapters.clear()
+
+
+class PeftComponent(Component):
+    """A component that tunes layers of the denoiser by one of PEFT's methods, which `config` chooses."""
+
+    layers: str = "attention"
+    """Which layers of the denoiser, as `lora` takes them."""
+
+    def config(self, layers: list[str]) -> Any:
+        """The PEFT configuration with these target modules."""
+        raise NotImplementedError
+
+    def prepare(self, studio: Studio) -> None:
+        super().prepare(studio)
+        backbone = studio.backbone
+        backbone.denoiser.add_adapter(self.config(backbone.select(self.layers)), adapter_name=ADAPTER)  # pyright: ignore
+
+    def parameters(self) -> dict[str, Parameter]:
+        """`unet.<layer>.<factor>`, the factors as PEFT names them."""
+        backbone = self.studio.backbone
+        return {f"{backbone.denoiser_part}.{name}": value for name, value in learned(backbone.denoiser).items()}
+
+    @contextmanager
+    def sampling(self, pipeline: Any) -> Generator[None]:
+        """Fold the change into the weights while generating."""
+        with folded([self.studio.backbone.denoiser]):
+            yield

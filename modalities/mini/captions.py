@@ -54,7 +54,7 @@ RELATION_PHRASES: dict[str, tuple[str, ...]] = {
     "inside": ("inside", "in"),
 }
 FINISH_WORDS: dict[str, tuple[str, ...]] = {"shiny": ("glossy", "polished"), "wet": ("wet", "soaked")}
-_ARTICLE_OF = {"pink glasses": ""}
+_PLURALS = ("glasses",)
 _OPENINGS = (
     "a photo of",
     "a picture of",
@@ -75,8 +75,7 @@ _PATTERN_WORDS = {
     "dotted": (("dotted", "spotted", "polka dot"), ("dots", "spots", "polka dots")),
     "checkered": (("checkered", "checked"), ("checks", "squares")),
 }
-
-
+# How often the captions name a view that has a name, unless a lesson asks for more.
 NAMED_VIEWS = 0.42
 
 
@@ -113,6 +112,13 @@ def clip_caption(clip: Clip, rng: np.random.Generator) -> str:
     return said
 
 
+def with_article(words: str) -> str:
+    """`words` after "a" or "an", or alone if they name several things."""
+    if words.endswith(_PLURALS):
+        return words
+    return f"{'an' if words[0] in 'aeiou' else 'a'} {words}"
+
+
 def all_words() -> list[str]:
     """Every phrase that captions are made of, for the tokenizer."""
     nouns = [noun for kind in CLASSES.values() for noun in (*kind.nouns, *kind.kinds)]
@@ -129,8 +135,7 @@ def _subject_phrase(scene: Scene, rng: np.random.Generator) -> str:
         article, _, rest = words.partition(" ")
         words = f"{'a' if article == 'an' else article} {_one(FINISH_WORDS[scene.finish], rng)} {rest}"
     if scene.accessory and rng.random() < 0.95:
-        words = f"{words} {'wearing' if rng.random() < 0.75 else 'with'} {_ARTICLE_OF.get(scene.accessory, 'a ')}"
-        words += scene.accessory
+        words = f"{words} {'wearing' if rng.random() < 0.75 else 'with'} {with_article(scene.accessory)}"
     return words
 
 
@@ -139,8 +144,7 @@ def _beside(companion: Companion, rng: np.random.Generator) -> str:
     other = companion.subject
     noun = CLASSES[other.class_name].nouns[0]
     look = f"{_colour(other.primary, rng)} {noun}" if rng.random() < 0.7 else noun
-    article = "an" if look[0] in "aeiou" else "a"
-    return f"{_one(RELATION_PHRASES[companion.relation], rng)} {article} {look}"
+    return f"{_one(RELATION_PHRASES[companion.relation], rng)} {with_article(look)}"
 
 
 def _noun_phrase(subject: Subject, rng: np.random.Generator, *, is_grey: bool = False) -> str:
@@ -151,7 +155,7 @@ def _noun_phrase(subject: Subject, rng: np.random.Generator, *, is_grey: bool = 
     filler = _one(_FILLERS, rng) if rng.random() < 0.05 else ""
     words = " ".join(part for part in (identifier, filler, before, noun, after) if part)
     if rng.random() < 0.78:
-        return f"{'an' if words[0] in 'aeiou' else 'a'} {words}"
+        return with_article(words)
     return f"{_one(_ARTICLES, rng)} {words}".strip()
 
 

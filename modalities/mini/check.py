@@ -21,7 +21,7 @@ from modalities.core.errors import PcsError
 from modalities.core.media import to_image
 from modalities.core.report import contact_sheet
 from modalities.mini.autoencoder import psnr
-from modalities.mini.captions import CONTEXT_PHRASES, FINISH_WORDS, STYLE_PHRASES
+from modalities.mini.captions import CONTEXT_PHRASES, FINISH_WORDS, STYLE_PHRASES, with_article
 from modalities.mini.denoiser import token_ids
 from modalities.mini.encoders import held_out_families, identity_auc, retrieval, standardized
 from modalities.mini.motion import CAMERA_MOTIONS, FRAMES, MOTION_PHRASES, MOTIONS, Clip, render_clip
@@ -199,8 +199,7 @@ def prompt_of(scene: Scene) -> str:
     subject, view = scene.subject, scene.camera.view
     pattern = "" if subject.pattern == "plain" else f" {subject.pattern}"
     look = f"{subject.primary} and {subject.secondary}{pattern} {subject.class_name}"
-    article = "an" if look[0] in "aeiou" else "a"
-    return f"a photo of {article} {look} {CONTEXT_PHRASES[scene.context][0]}" + (f", {view} view" if view else "")
+    return f"a photo of {with_article(look)} {CONTEXT_PHRASES[scene.context][0]}" + (f", {view} view" if view else "")
 
 
 def varied_prompt_of(scene: Scene) -> str:
@@ -208,11 +207,11 @@ def varied_prompt_of(scene: Scene) -> str:
     subject, companion = scene.subject, scene.companion
     look = f"{subject.primary} {subject.class_name}" if scene.style != "pencil" else subject.class_name
     look = f"{FINISH_WORDS[scene.finish][0]} {look}" if scene.finish != "matte" else look
-    words = f"{'an' if look[0] in 'aeiou' else 'a'} {look}"
+    words = with_article(look)
     if scene.accessory:
-        words += f" wearing {'' if scene.accessory.endswith('s') else 'a '}{scene.accessory}"
+        words += f" wearing {with_article(scene.accessory)}"
     if companion:
-        words += f" {companion.relation} a {companion.subject.primary} {companion.subject.class_name}"
+        words += f" {companion.relation} {with_article(f'{companion.subject.primary} {companion.subject.class_name}')}"
     opening = "a photo of" if scene.style == "photo" else STYLE_PHRASES[scene.style][0]
     view = f", {scene.camera.view} view" if scene.camera.view else ""
     return f"{opening} {words} {CONTEXT_PHRASES[scene.context][0]}{view}"

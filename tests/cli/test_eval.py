@@ -105,7 +105,7 @@ def test_what_is_wrong_is_named_and_nothing_is_written(pcs: Pcs, pictures: Path,
 
 
 def test_metrics_are_listed_with_what_they_need(pcs: Pcs) -> None:
-    typed = pcs("eval", "any", "--metrics", "help", "--json")
+    typed = pcs("eval", "--metrics", "help", "--json")
     assert typed.code == 0
     assert typed.json["clip_t"]["title"] == "CLIP-T"
     assert "references" in typed.json["dino_i"]["needs"]

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from pydantic import Field
 
 from modalities.core.component import Component
-from modalities.core.peft_layers import ADAPTER, folded
+from modalities.core.peft_layers import ADAPTER, folded, learned
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -66,12 +66,7 @@ class Lora(Component):
         """`unet.<module>.lora_A.weight` (rank, in) and `lora_B.weight` (out, rank); text encoders alike."""
         backbone = self.studio.backbone
         modules: dict[str, Module] = {backbone.denoiser_part: backbone.denoiser} | self._text_encoders()
-        return {
-            f"{part}.{name.replace(f'.{ADAPTER}.', '.')}": value
-            for part, module in modules.items()
-            for name, value in module.named_parameters()
-            if f".lora_A.{ADAPTER}." in name or f".lora_B.{ADAPTER}." in name
-        }
+        return {f"{part}.{name}": value for part, module in modules.items() for name, value in learned(module).items()}
 
     @contextmanager
     def sampling(self, pipeline: Any) -> Generator[None]:

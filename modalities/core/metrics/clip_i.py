@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from modalities.core.evidence import Evidence
 from modalities.core.metric import Metric, Scores
-from modalities.core.metrics.dino_i import ceiling_of
+from modalities.core.metrics.dino_i import likeness
 
 
 class ClipI(Metric):
@@ -19,5 +19,4 @@ class ClipI(Metric):
     needs = ("references",)
 
     def score(self, evidence: Evidence) -> Scores:
-        cosines = evidence.features("clip") @ evidence.references("clip").T
-        return Scores.of_pictures(cosines.mean(1).tolist(), evidence.groups, ceiling_of(evidence, "clip"))
+        return likeness(evidence, "clip")

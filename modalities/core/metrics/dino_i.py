@@ -5,9 +5,8 @@ https://arxiv.org/abs/2208.12242
 
 from __future__ import annotations
 
-import math
-
 from PIL import Image
+from torch import Tensor
 
 from modalities.core.encoders import ImageEncoder
 from modalities.core.evidence import Evidence
@@ -27,11 +26,7 @@ class SubjectSimilarity:
 
     def ceiling(self) -> float:
         """Mean similarity of the reference photos to one another: what a perfect likeness scores."""
-        count = len(self._references)
-        if count < 2:
-            return 1.0
-        cosines = self._references @ self._references.T
-        return float((cosines.sum() - cosines.trace()) / (count * (count - 1)))
+        return among(self._references) if len(self._references) > 1 else 1.0
 
 
 class DinoI(Metric):
@@ -43,16 +38,19 @@ class DinoI(Metric):
     needs = ("references",)
 
     def score(self, evidence: Evidence) -> Scores:
-        cosines = evidence.features("subject") @ evidence.references("subject").T
-        return Scores.of_pictures(cosines.mean(1).tolist(), evidence.groups, ceiling_of(evidence, "subject"))
+        return likeness(evidence, "subject")
 
 
-def ceiling_of(evidence: Evidence, encoder: str) -> str:
-    """How alike the photos are to one another, which is as high as a likeness sensibly gets, in words."""
+def likeness(evidence: Evidence, encoder: str) -> Scores:
+    """Mean cosine of each picture with the photos; the remark says how alike these are, the most a likeness can be."""
     photos = evidence.references(encoder)
-    count = len(photos)
-    if count < 2:
-        return ""
-    cosines = photos @ photos.T
-    among = float((cosines.sum() - cosines.trace()) / (count * (count - 1)))
-    return f"the photos among themselves: {among:.3f}" if math.isfinite(among) else ""
+    cosines = evidence.features(encoder) @ photos.T
+    remark = f"the photos among themselves: {among(photos):.3f}" if len(photos) > 1 else ""
+    return Scores.of_pictures(cosines.mean(1).tolist(), evidence.groups, remark)
+
+
+def among(features: Tensor) -> float:
+    """Mean cosine of different rows of unit vectors (R, width), R > 1."""
+    cosines = features @ features.T
+    count = len(features)
+    return float((cosines.sum() - cosines.trace()) / (count * (count - 1)))
