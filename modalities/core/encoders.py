@@ -16,6 +16,7 @@ from torch import Tensor
 import modalities
 from modalities.core.bases import quiet
 from modalities.core.errors import PcsError
+from modalities.core.media import square
 
 EMBEDDED = Path(modalities.__file__).parent / "mini" / "weights"
 SUBJECT_ENCODER = str(EMBEDDED / "subject_encoder")
@@ -66,6 +67,22 @@ class TextImageEncoder(ImageEncoder):
         with torch.no_grad():
             found = self._model.get_text_features(**tokens)
         return torch.nn.functional.normalize(_pooled(found), dim=1)
+
+
+class Thumbnails:
+    """Pictures to what is left of them at 16 by 16 pixels; the cosine of two is how far their layouts correlate."""
+
+    source = "16x16 pixels"
+    side = 16
+
+    def __call__(self, images: list[Image.Image]) -> Float[Tensor, "n width"]:
+        """Return one unit vector for each RGB picture: its centre square in colour, without its mean colour."""
+        pixels = torch.stack([square(image, self.side) for image in images])
+        return torch.nn.functional.normalize((pixels - pixels.mean((2, 3), keepdim=True)).flatten(1), dim=1)
+
+    def mirrored(self, features: Float[Tensor, "n width"]) -> Float[Tensor, "n width"]:
+        """The vectors of the mirrored pictures."""
+        return features.unflatten(1, (3, self.side, self.side)).flip(3).flatten(1)
 
 
 def _pooled(found: Any) -> Tensor:

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from modalities.core import media
 from modalities.core.concept import Concept
-from modalities.core.encoders import ImageEncoder, TextImageEncoder
+from modalities.core.encoders import ImageEncoder, TextImageEncoder, Thumbnails
 from modalities.core.errors import PcsError
 from modalities.core.machine import Machine
 from modalities.core.metric import Absent
@@ -144,7 +144,7 @@ class Evidence:
     @property
     def sources(self) -> dict[str, str]:
         """Which checkpoint is behind each encoder."""
-        return {"subject": self.machine.subject_encoder, "clip": self.machine.clip}
+        return {"subject": self.machine.subject_encoder, "clip": self.machine.clip, "thumbnails": Thumbnails.source}
 
     @property
     def groups(self) -> list[str]:
@@ -156,11 +156,11 @@ class Evidence:
         return Truth.beside(self.photos)
 
     @cached_property
-    def encoders(self) -> dict[str, ImageEncoder]:
-        return {}
+    def encoders(self) -> dict[str, ImageEncoder | Thumbnails]:
+        return {"thumbnails": Thumbnails()}
 
-    def encoder(self, name: str) -> ImageEncoder:
-        """The encoder "subject" or "clip", loaded once.
+    def encoder(self, name: str) -> ImageEncoder | Thumbnails:
+        """The encoder "subject", "clip" or "thumbnails", loaded once.
 
         Raises:
             Absent: it cannot be loaded.

@@ -90,7 +90,7 @@ class Metric(ABC):
         title: what the field calls it.
         axis: what it is about: "subject", "text", "quality", "overfitting".
         higher_is_better: False for distances and warnings.
-        encoders: which of "subject" and "clip" it looks through.
+        encoders: which of "subject", "clip" and "thumbnails" it looks through.
         needs: what must be there besides pictures: "references", "prompts", "class pictures", "truth".
     """
 

@@ -9,6 +9,8 @@ import itertools
 import math
 from typing import Any
 
+import torch
+
 from modalities.core import media
 from modalities.core.evidence import Evidence
 from modalities.core.metric import Absent, Metric, Scores
@@ -33,7 +35,8 @@ class Lpips(Metric):
             shown = {row: image for row in rows if (image := evidence.open(row)) is not None}
             for one, other in itertools.combinations(shown, 2):
                 pair = [media.to_pixels(shown[row])[None].to(device) * 2 - 1 for row in (one, other)]
-                value = float(distance(*pair))
+                with torch.no_grad():
+                    value = float(distance(*pair))
                 for row in (one, other):
                     sums[row], counts[row] = sums[row] + value, counts[row] + 1
         if not any(counts):
@@ -47,5 +50,8 @@ def _network(evidence: Evidence) -> Any:
         import lpips
     except ImportError:
         raise Absent("needs the package lpips and its torchvision: pip install lpips.") from None
-    network = lpips.LPIPS(net="alex", verbose=False)  # pyright: ignore[reportAttributeAccessIssue]
+    try:
+        network = lpips.LPIPS(net="alex", verbose=False)  # pyright: ignore[reportAttributeAccessIssue]
+    except OSError as error:
+        raise Absent(f"needs the AlexNet of torchvision, which cannot be had ({error}).") from None
     return network.to(evidence.machine.device.torch).eval()
