@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from pcs_cli.console import console
-from pcs_cli.options import Json, Offline, Out, Quiet
+from pcs_cli.options import Json, Offline, Out, Quiet, Set
 
 
 def generate(
@@ -18,6 +18,7 @@ def generate(
     seed: Annotated[int, typer.Option(min=0, help="Same seed, same bytes.")] = 0,
     out: Out = None,
     grid: Annotated[bool, typer.Option("--grid", help="Also write a contact sheet of all images.")] = False,
+    changes: Set = [],  # noqa: B006
     offline: Offline = False,
     json: Json = False,
     quiet: Quiet = False,
@@ -27,7 +28,7 @@ def generate(
     Image number i of a seed always starts from the same noise, so its bytes depend on the prompt, the seed and i
     alone, not on how many are made.
 
-    Example: pcs generate runs/rex "a {} in the snow" -n 4
+    Example: pcs generate runs/rex "a {} in the snow" -n 4 --set sample.steps=50
     """
     console.setup(json=json, quiet=quiet)
     from pcs_cli import settings
@@ -43,13 +44,13 @@ def generate(
     require_writable(folder, megabytes=5)
 
     from modalities.core import generate as images
-    from modalities.core import media
+    from modalities.core import media, recipe
     from modalities.core.report import contact_sheet
 
     written: list[Path] = []
     rows: list[tuple[str, list[media.Image.Image]]] = []
     with console.progress() as progress:
-        studio = artifact.studio(machine.machine(), progress)
+        studio = artifact.studio(machine.machine(), progress, recipe.changes_of(changes))
         progress.start("generating", len(spelled) * count)
         for prompt, said in spelled:
             rows.append((prompt, []))

@@ -105,13 +105,13 @@ class Artifact:
             raise PcsError(f"{path}: was written by another version of pcs; install the one it names.")
         return about
 
-    def recipe(self) -> Recipe:
-        """The resolved recipe of the run."""
+    def recipe(self, changes: dict[str, Any] | None = None) -> Recipe:
+        """The resolved recipe of the run, with `changes` of what works while generating."""
         try:
             text = self.recipe_file.read_text(encoding="utf-8")
         except OSError as error:
             raise PcsError(f"{self.recipe_file}: cannot be read ({error.strerror}).") from error
-        return recipes.parse(text, str(self.recipe_file))
+        return recipes.parse(text, str(self.recipe_file), changes)
 
     def concept(self) -> Concept:
         """The subject's words; the photos stay with their owner."""
@@ -132,8 +132,12 @@ class Artifact:
         """
         return read_tensors(self.weights_file)[0]
 
-    def studio(self, machine: Machine, progress: Progress | None = None) -> Studio:
+    def studio(
+        self, machine: Machine, progress: Progress | None = None, changes: dict[str, Any] | None = None
+    ) -> Studio:
         """Load the base, put the components in place, and give them what they learned.
+
+        changes: of the recipe, for this time only.
 
         Raises:
             PcsError: the base is not there or is another one than the run was trained on.
@@ -141,7 +145,7 @@ class Artifact:
         from modalities.core import bases
         from modalities.core.studio import Studio
 
-        recipe, weights, about = self.recipe(), self.weights(), self.about()
+        recipe, weights, about = self.recipe(changes), self.weights(), self.about()
         backbone = bases.load(bases.resolve(recipe.backbone), machine.device, offline=machine.offline)
         if backbone.fingerprint != about["base_fingerprint"]:
             raise PcsError(

@@ -93,6 +93,11 @@ def phrase_of(subject: str, noun: str) -> str:
     return " ".join(subject.replace("{noun}", noun).split())
 
 
+def spelled(token: str, vectors: int) -> list[str]:
+    """The words that a token of several vectors stands for, as diffusers names them."""
+    return [token, *(f"{token}_{number}" for number in range(1, vectors))]
+
+
 def fill(template: str, phrase: str) -> str:
     """Put `phrase` into the one slot `{}` of `template`.
 

@@ -185,9 +185,14 @@ def load(name: str, changes: dict[str, Any] | None = None, *, backbone: str | No
     return _checked(raw, mistakes, str(path))
 
 
-def parse(text: str, source: str) -> Recipe:
-    """Read a fully resolved recipe, as `Recipe.dump` wrote it; `source` names it in messages."""
-    return _checked(_plain(text, source), [], source)
+def parse(text: str, source: str, changes: dict[str, Any] | None = None) -> Recipe:
+    """Read a fully resolved recipe, as `Recipe.dump` wrote it, with `changes` as `load` takes them.
+
+    `source` names it in messages.
+    """
+    raw, mistakes = _plain(text, source), list[str]()
+    _merge(raw, changes or {}, mistakes)
+    return _checked(raw, mistakes, source)
 
 
 def parse_change(text: str) -> dict[str, Any]:

@@ -13,6 +13,9 @@ from torch import Tensor
 class Schedule(ABC):
     """The forward process of one base model. Latents, noise and predictions are `(B, ...)` float32."""
 
+    length: int
+    """Times run from 0, clean, to this."""
+
     @abstractmethod
     def timesteps(self, uniform: Float[Tensor, " b"]) -> Num[Tensor, " b"]:
         """Map uniform draws in [0, 1) to the timesteps that the base was trained at, with its density."""
@@ -52,7 +55,7 @@ class DiffusionSchedule(Schedule):
 
         self._scheduler: Any = DDPMScheduler.from_config(scheduler_config)
         self._alphas: Tensor = self._scheduler.alphas_cumprod
-        self.length: int = self._scheduler.config.num_train_timesteps
+        self.length = self._scheduler.config.num_train_timesteps
         self.prediction_type: str = self._scheduler.config.prediction_type
 
     def timesteps(self, uniform: Float[Tensor, " b"]) -> Num[Tensor, " b"]:
@@ -96,7 +99,7 @@ class FlowSchedule(Schedule):
         from diffusers import FlowMatchEulerDiscreteScheduler
 
         scheduler: Any = FlowMatchEulerDiscreteScheduler.from_config(scheduler_config)
-        self.length: int = scheduler.config.num_train_timesteps
+        self.length = scheduler.config.num_train_timesteps
         self._times: Tensor = scheduler.timesteps
 
     def timesteps(self, uniform: Float[Tensor, " b"]) -> Num[Tensor, " b"]:

@@ -20,24 +20,46 @@ def add_words(tokenizer: Any, encoder: Any, words: list[str], start: Float[Tenso
     Raises:
         PcsError: the tokenizer knows one of them already.
     """
+    first = _add_tokens(tokenizer, words)
+    extended = ExtendedEmbedding(encoder.get_input_embeddings(), first, Parameter(start.detach().clone()))
+    encoder.set_input_embeddings(extended)
+    assert isinstance(extended.rows, Parameter)
+    return extended.rows
+
+
+def add_changing_words(tokenizer: Any, encoder: Any, words: list[str]) -> ExtendedEmbedding:
+    """Teach tokenizer and text encoder words that are nothing until `rows` of what is returned says what they are.
+
+    Raises:
+        PcsError: the tokenizer knows one of them already.
+    """
+    table = encoder.get_input_embeddings()
+    nothing = table.weight.new_zeros(len(words), table.weight.shape[1])
+    extended = ExtendedEmbedding(table, _add_tokens(tokenizer, words), nothing)
+    encoder.set_input_embeddings(extended)
+    return extended
+
+
+def _add_tokens(tokenizer: Any, words: list[str]) -> int:
+    """Add words to a tokenizer; return the id of the first."""
     known = [word for word in words if word in tokenizer.get_vocab()]
     if known:
         raise PcsError(f"the base already knows the token {known[0]}; choose another.")
     tokenizer.add_tokens(words)
-    extended = ExtendedEmbedding(encoder.get_input_embeddings(), tokenizer.convert_tokens_to_ids(words[0]), start)
-    encoder.set_input_embeddings(extended)
-    return extended.rows
+    return int(tokenizer.convert_tokens_to_ids(words[0]))
 
 
 def new_words(module: nn.Module) -> list[Parameter]:
     """Return the embeddings that `add_words` put into a network."""
-    return [part.rows for part in module.modules() if isinstance(part, ExtendedEmbedding)]
+    rows = [part.rows for part in module.modules() if isinstance(part, ExtendedEmbedding)]
+    return [one for one in rows if isinstance(one, Parameter)]
 
 
 @contextmanager
 def without_new_words(network: Any) -> Generator[None]:
     """Inside the block a text encoder has the embedding table that its class expects; other networks stay."""
-    extended = network.get_input_embeddings() if new_words(network) else None
+    has_words = any(isinstance(part, ExtendedEmbedding) for part in network.modules())
+    extended = network.get_input_embeddings() if has_words else None
     table = extended
     while isinstance(table, ExtendedEmbedding):
         table = table.table
@@ -82,13 +104,13 @@ def mean_output(tokenizer: Any, encoder: Any, text: str) -> Float[Tensor, " widt
 
 
 class ExtendedEmbedding(nn.Module):
-    """An embedding table whose ids from `first` on are `rows`."""
+    """An embedding table whose ids from `first` on are `rows`: `(words, width)`, or `(batch, words, width)`."""
 
-    def __init__(self, table: nn.Module, first: int, rows: Float[Tensor, "words width"]) -> None:
+    def __init__(self, table: nn.Module, first: int, rows: Tensor) -> None:
         super().__init__()
         self.table = table
         self.first = first
-        self.rows = Parameter(rows.detach().clone())
+        self.rows = rows
 
     @property
     def weight(self) -> Tensor:
@@ -99,5 +121,9 @@ class ExtendedEmbedding(nn.Module):
         """Look ids up."""
         is_new = ids >= self.first
         known = self.table(torch.where(is_new, 0, ids))
-        new = nn.functional.embedding(torch.where(is_new, ids - self.first, 0), self.rows)
+        places = torch.where(is_new, ids - self.first, 0)
+        if self.rows.ndim == 3:
+            new = self.rows[torch.arange(len(ids), device=ids.device)[:, None], places]
+        else:
+            new = nn.functional.embedding(places, self.rows)
         return torch.where(is_new[..., None], new.to(known.dtype), known)

@@ -17,9 +17,13 @@ from modalities.core.artifact import Artifact
 from modalities.core.cache import Cache
 from modalities.core.concept import Concept
 from modalities.core.device import choose
+from modalities.core.evaluate import evaluate
+from modalities.core.evidence import Evidence, photos_of
+from modalities.core.exam import Exam
 from modalities.core.machine import Machine
 from modalities.core.metrics.dino_i import SubjectSimilarity
 from modalities.core.personalize import personalize
+from modalities.core.progress import Silent
 from modalities.mini.check import accuracy, draw, held_out_scenes, labels_of_all, load_probe, prompt_of
 from modalities.mini.probe import HEADS
 from modalities.mini.world import Camera, Scene, Subject, render
@@ -91,3 +95,22 @@ def test_subjects_are_there_in_contexts_they_were_never_seen_in(name: str, machi
         assert (seen == asked).float().mean() >= 0.75, kind
     assert min(gained) > 0.1, gained
     assert mean(gained) > 0.4, gained
+
+
+@pytest.mark.slow
+def test_a_model_that_was_trained_far_too_long_is_found_to_repeat_its_photos(machine: Machine, tmp_path: Path) -> None:
+    too_long = {
+        "components": {"prior_preservation": None},
+        "train": {"steps": 500, "learning_rate": 5e-4, "schedule": "constant"},
+        "validation": {"select": "last", "patience": None},
+    }
+    said = {}
+    for name, changes in (("dreambooth", too_long), ("dreambooth_lora", {})):
+        (tmp_path / name).mkdir()
+        run = learn(f"image/{name}", Subject.random(9002, "mug", held_out=True), machine, tmp_path / name, **changes)
+        drawn = Exam(tuple(ASKED_FOR.values()), 4).sit(run, machine, Silent())
+        evidence = Evidence(drawn, machine, photos_of(tmp_path / name / "photos"))
+        said[name] = evaluate(evidence, ["copy"]).results["copy"].scores
+    assert "repeats its photos" in said["dreambooth"].remark
+    assert "repeats" not in said["dreambooth_lora"].remark
+    assert said["dreambooth_lora"].high < said["dreambooth"].low

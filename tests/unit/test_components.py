@@ -312,3 +312,146 @@ def test_structured_adapters_begin_as_the_base_learn_and_reload_exactly(
             folded = one.backbone.denoiser(noisy, times, words).sample
         assert torch.allclose(folded, learned, atol=1e-4)
         assert all(torch.equal(value, before[name]) for name, value in one.backbone.denoiser.state_dict().items())
+
+
+TABLE = {"vectors": 2, "stages": 3}
+
+
+def _seen(studio: Studio, prompts: list[str], t: int) -> torch.Tensor:
+    """What the denoiser predicts of fixed noise."""
+    noisy = torch.randn(len(prompts), 4, 16, 16, generator=torch.Generator().manual_seed(1))
+    times = torch.full((len(prompts),), t)
+    return studio.backbone.predict(noisy, times, studio.backbone.conditioning(prompts))
+
+
+def test_a_table_of_words_begins_as_the_one_word_that_textual_inversion_begins_with(base: Path, tmp_path: Path) -> None:
+    prompts = ["a photo of <new>", "a photo of a dog", ""]
+    one = _studio(base, tmp_path, [{"textual_inversion": {"vectors": 2}}], subject="<new>")
+    many = _studio(base, tmp_path, [{"token_table": TABLE}], subject="<new>")
+    with torch.no_grad():
+        assert torch.allclose(_seen(one, prompts, 500), _seen(many, prompts, 500), atol=1e-5)
+
+
+def test_every_layer_and_stage_has_a_word_of_its_own(base: Path, tmp_path: Path) -> None:
+    studio = _studio(base, tmp_path, [{"token_table": TABLE}], subject="<new>")
+    table = studio.learned_by("token_table")["table"]
+    assert table.shape[0] == 3 and table.shape[1] > 1
+    studio.set_learning(["token_table"])
+    _seen(studio, ["a photo of <new>", "a photo of a dog"], 999).square().sum().backward()
+    assert table.grad is not None
+    touched = table.grad.flatten(2).abs().sum(2) > 0
+    assert touched[2].all() and not touched[:2].any(), "at the noisiest time all layers read the last stage alone"
+    with torch.no_grad():
+        before = _seen(studio, ["a photo of <new>", "a photo of a dog"], 0)
+        table[1:] += 1.0
+        assert torch.equal(before, _seen(studio, ["a photo of <new>", "a photo of a dog"], 0))
+        table[0, 1] += 1.0
+        after = _seen(studio, ["a photo of <new>", "a photo of a dog"], 0)
+    assert not torch.equal(before[0], after[0])
+    assert torch.equal(before[1], after[1]), "prompts without the word stay what they were"
+
+
+@pytest.mark.parametrize("component", [{"token_table": TABLE}, {"token_mapper": {"vectors": 2, "hidden": 16}}])
+def test_layered_words_learn_and_reload_exactly(
+    component: dict[str, Any], base: Path, encoders: tuple[str, str], tmp_path: Path
+) -> None:
+    run = _train(
+        tmp_path / "run",
+        base,
+        encoders,
+        components=[component],
+        data={"subject": "<new>"},
+        train={"steps": 20, "learning_rate": 0.01, "batch": 2},
+    )
+    machine = driver.machine(encoders, tmp_path / "cache")
+    weights, fresh = run.weights(), _studio(base, tmp_path, [component], subject="<new>").weights()
+    assert all(not torch.equal(value, fresh[name]) for name, value in weights.items())
+    again = run.studio(machine).weights()
+    assert weights.keys() == again.keys()
+    assert all(torch.equal(value, again[name]) for name, value in weights.items())
+
+
+def test_a_computed_word_keeps_the_norm_of_its_class_and_changes_with_layer_and_time(
+    base: Path, tmp_path: Path
+) -> None:
+    studio = _studio(base, tmp_path, [{"token_mapper": {}}], subject="<new>")
+    (part,) = studio.components
+    with torch.no_grad():
+        said = part.words(torch.tensor([0, 500, 999]))  # pyright: ignore
+    tokenizer, encoder = studio.backbone.tokenizers["text_encoder"], studio.backbone.text_encoders["text_encoder"]
+    ids = tokenizer("dog", add_special_tokens=False).input_ids
+    norm = encoder.get_input_embeddings().weight[ids].mean(0).norm()
+    assert torch.allclose(said.embeddings.norm(dim=-1), norm.expand(said.embeddings.shape[:-1]), rtol=1e-4)
+    flat = torch.nn.functional.normalize(said.embeddings.flatten(0, 2), dim=1)
+    assert ((flat @ flat.T).fill_diagonal_(0) < 0.999).all()
+
+
+def test_fewer_units_say_a_coarser_word(base: Path, tmp_path: Path) -> None:
+    studio = _studio(base, tmp_path, [{"token_mapper": {}}], subject="<new>")
+    with torch.no_grad():
+        whole = _seen(studio, ["a photo of <new>"], 500)
+        again = _seen(studio, ["a photo of <new>"], 500)
+        studio.components[0].keep = 4  # pyright: ignore
+        coarse = _seen(studio, ["a photo of <new>"], 500)
+    assert torch.equal(whole, again)
+    assert not torch.allclose(whole, coarse)
+
+
+def test_words_for_every_layer_need_one_text_encoder(tmp_path: Path) -> None:
+    base = tiny.stable_diffusion_3(tmp_path / "sd3")
+    with pytest.raises(PcsError, match="one text encoder"):
+        _studio(base, tmp_path, [{"token_table": {}}], subject="<new>")
+
+
+EDIT: list[Any] = [{"textual_inversion": {"init": "red"}}, {"rank_one_edit": {"beta": 0.7, "tau": 0.02}}]
+
+
+def _projected(studio: Studio, layer: str, encoding: torch.Tensor) -> torch.Tensor:
+    """What a cross-attention projection makes of one encoding."""
+    with torch.no_grad():
+        return studio.backbone.denoiser.get_submodule(layer)(encoding[None, None])[0, 0]
+
+
+def test_an_edit_gives_the_word_the_keys_of_its_class_and_learned_values(base: Path, tmp_path: Path) -> None:
+    studio = _studio(base, tmp_path, EDIT, subject="<new>")
+    learned = studio.learned_by("rank_one_edit")
+    values = next(name for name in learned if name.startswith("values."))
+    layer = values.removeprefix("values.")
+    assert not any(name.startswith("keys.") for name in learned)
+    direction = learned["direction"].detach()
+    kind = studio.backbone.embed(["a photo of a dog"]).tensors["encoder_hidden_states"][0]
+    tokens = studio.backbone.tokenizers["text_encoder"]("a photo of a dog").input_ids
+    keys = layer.replace("to_v", "to_k")
+    own: Any = studio.backbone.denoiser.get_submodule(keys)
+    assert torch.allclose(_projected(studio, keys, direction), own.weight @ kind[len(tokens) - 2], atol=1e-4)
+    with torch.no_grad():
+        learned[values].fill_(3.0)
+    assert torch.allclose(_projected(studio, layer, direction), torch.full_like(learned[values], 3.0), atol=1e-3)
+    # The opposite of the word has its part taken out, and gets nothing for it.
+    assert torch.allclose(_projected(studio, layer, -direction), torch.zeros_like(learned[values]), atol=1e-3)
+
+
+def test_the_gate_shuts_with_a_higher_beta(base: Path, tmp_path: Path) -> None:
+    sizes: list[float] = []
+    for beta in (0.2, 0.9, 1.1, 1.8):
+        changed = [EDIT[0], {"rank_one_edit": {"beta": beta, "tau": 0.1}}]
+        studio = _studio(base, tmp_path, changed, subject="<new>")
+        learned = studio.learned_by("rank_one_edit")
+        name = next(name for name in learned if name.startswith("values."))
+        sizes.append(float(_projected(studio, name.removeprefix("values."), learned["direction"].detach()).norm()))
+    assert sizes == sorted(sizes, reverse=True) and sizes[-1] < 0.01 * sizes[0]
+
+
+def test_the_direction_follows_the_word_and_a_run_goes_on_with_it(
+    base: Path, encoders: tuple[str, str], tmp_path: Path
+) -> None:
+    changes: dict[str, Any] = {"data": {"subject": "<new>"}, "train": {"steps": 6, "learning_rate": 0.01}}
+    run = _train(tmp_path / "run", base, encoders, components=EDIT, **changes)
+    fresh = _studio(base, tmp_path, EDIT, subject="<new>").weights()
+    assert not torch.equal(run.weights()["rank_one_edit.direction"], fresh["rank_one_edit.direction"])
+    assert run.weights_file.stat().st_size < 100_000
+
+
+def test_an_edit_needs_a_word(base: Path, tmp_path: Path) -> None:
+    with pytest.raises(PcsError, match="textual_inversion"):
+        _studio(base, tmp_path, EDIT[::-1], subject="<new>")

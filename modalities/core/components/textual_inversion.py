@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from pydantic import Field, PrivateAttr
 
 from modalities.core.component import Component
-from modalities.core.concept import phrase_of
+from modalities.core.concept import phrase_of, spelled
 from modalities.core.errors import PcsError
 
 if TYPE_CHECKING:
@@ -48,13 +48,13 @@ class TextualInversion(Component):
                 f'textual_inversion: the subject is "{studio.concept.phrase}", which does not use the token '
                 f'{self.token}; set data.subject to "{self.token}" or "{self.token} {{noun}}".'
             )
-        # As diffusers names the parts of one multi-vector token.
-        words = [self.token] + [f"{self.token}_{number}" for number in range(1, self.vectors)]
         text = phrase_of(self.init, studio.concept.noun)
         for name, encoder in studio.backbone.text_encoders.items():
             tokenizer = studio.backbone.tokenizers[name]
             start = (mean_output if self.start == "output" else mean_embedding)(tokenizer, encoder, text)
-            self._rows[name] = add_words(tokenizer, encoder, words, start.repeat(self.vectors, 1))
+            self._rows[name] = add_words(
+                tokenizer, encoder, spelled(self.token, self.vectors), start.repeat(self.vectors, 1)
+            )
             self._starts[name] = self._rows[name].detach().clone()
 
     def loss(self, step: Step, batch: Batch) -> Tensor | None:

@@ -1,0 +1,70 @@
+"""A word that a small network computes from layer and time (NeTI, Alaluf et al., SIGGRAPH Asia 2023, section 4).
+
+https://arxiv.org/abs/2305.15391
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+from pydantic import Field, PrivateAttr
+
+from modalities.core.layered_token import LayeredToken
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from torch.nn import Parameter
+
+    from modalities.core.layered_text import Words
+    from modalities.core.neural_mapper import NeuralMapper
+    from modalities.core.step import Batch
+    from modalities.core.studio import Studio
+
+
+class TokenMapper(LayeredToken):
+    """Learns the network. What it says is scaled to the norm of the class word, so that it stays a word."""
+
+    hidden: Annotated[int, Field(gt=0)] = 128
+    """Units of its two layers."""
+    bypass: Annotated[float, Field(ge=0)] = 0.2
+    """Share of the norm of what the text encoder makes of the word that goes past it; 0 switches the bypass off."""
+    dropout: Annotated[float, Field(ge=0, le=1)] = 0.5
+    """How often a step keeps only the first units (nested dropout), so that fewer units give a coarser word."""
+    keep: Annotated[int, Field(gt=0)] | None = None
+    """Units to use while generating, fewer for more freedom from the photos; None for all."""
+
+    _mapper: NeuralMapper = PrivateAttr()
+    _norm: float = PrivateAttr()
+    _step_keeps: int | None = PrivateAttr(default=None)
+
+    def prepare(self, studio: Studio) -> None:
+        from modalities.core.neural_mapper import NeuralMapper
+
+        super().prepare(studio)
+        start = self.start()
+        self._norm = float(start.norm())
+        mapper = NeuralMapper(self._text.layers, self.hidden, 2 * self.vectors, len(start))
+        self._mapper = mapper.to(studio.backbone.device)
+
+    def batch(self, batch: Batch) -> Batch:
+        """Decide how many units this step keeps."""
+        draws, place = self.studio.draws, batch.positions[:1]
+        is_short = float(draws.uniform("nested dropout", place)) < self.dropout
+        self._step_keeps = 1 + int(float(draws.uniform("kept units", place)) * self.hidden) if is_short else None
+        return batch
+
+    def words(self, t: Tensor) -> Words:
+        import torch
+
+        from modalities.core.layered_text import Words
+
+        # Looks and pictures are made without gradients, and with all units.
+        keep = self._step_keeps if torch.is_grad_enabled() else self.keep
+        said = self._mapper(t / self.studio.backbone.schedule.length, keep)
+        unit = torch.nn.functional.normalize(said, dim=-1)
+        inside, past = unit.chunk(2, dim=2)
+        return Words(self._norm * inside, self.bypass * past if self.bypass else None)
+
+    def parameters(self) -> dict[str, Parameter]:
+        """Weights and biases of the network, by name."""
+        return dict(self._mapper.named_parameters())
