@@ -55,8 +55,14 @@ fix: $(VENV)/.installed-dev ## Format and mend what ruff can
 bench: $(VENV)/.installed-test ## Measure; writes docs/benchmarks.md
 	$(BIN)/python -m tests.benchmarks.run
 
-bench-methods: $(VENV)/.installed-test ## Measure every method on held-out subjects; an hour
-	$(BIN)/python -m tests.benchmarks.personalization
+METHODS ?= runs/bench-methods
+METHOD_RECIPES := $(patsubst recipes/%.yaml,-r %,$(wildcard recipes/image/*.yaml))
+
+bench-methods: $(VENV)/.installed-test ## Measure every image recipe on six held-out subjects; hours, resumable
+	test -e $(METHODS)/benchmark.json || $(BIN)/pcs bench init mini $(METHODS) --subjects 6
+	$(BIN)/pcs bench run $(METHODS) $(METHOD_RECIPES) --metrics identity,context,view,copy,drift
+	cp tests/benchmarks/methods.md docs/personalization.md
+	$(BIN)/pcs bench table $(METHODS) $(METHOD_RECIPES) --format md >> docs/personalization.md
 
 bench-eval: $(VENV)/.installed-test ## Measure what `pcs eval` adds to its encoders
 	$(BIN)/python -m tests.benchmarks.evaluation

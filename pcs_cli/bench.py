@@ -169,10 +169,21 @@ def table(
         return
     names = list(dict.fromkeys(name for row in rows for name in row.scores))
     lines = [
-        [row.recipe, row.kind, f"{row.done}/{row.subjects}", *(_cell(row, name) for name in names)] for row in rows
+        [
+            row.recipe,
+            row.kind,
+            f"{row.done}/{row.subjects}",
+            *(_cell(row, name) for name in names),
+            *(["not run"] * 2 if not row.done else [f"{row.seconds:.0f}", f"{row.megabytes:.2f}"]),
+        ]
+        for row in rows
     ]
-    value = {f"{row.recipe} {row.kind}": {name: one.mean for name, one in row.scores.items()} for row in rows}
-    _show(["recipe", "kind", "subjects", *names], lines, form, value)
+    value = {
+        f"{row.recipe} {row.kind}": {name: one.mean for name, one in row.scores.items()}
+        | ({"seconds": row.seconds, "megabytes": row.megabytes} if row.done else {})
+        for row in rows
+    }
+    _show(["recipe", "kind", "subjects", *names, "seconds", "MB"], lines, form, value)
 
 
 def _cell(row: Row, name: str) -> str:

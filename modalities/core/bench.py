@@ -9,6 +9,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from PIL.Image import Image
@@ -106,7 +107,8 @@ class Bench:
             name: {**one.line(), "values": [_finite(value) for value in one.scores.values]}
             for name, one in report.results.items()
         }
-        facts = {"base": method.backbone, "seconds": run.about()["seconds"]}
+        megabytes = run.weights_file.stat().st_size / 1e6
+        facts = {"base": method.backbone, "seconds": run.about()["seconds"], "megabytes": megabytes}
         write_json(job.scores, {"metrics": told, "not_run": report.absent, **facts})
 
     def judged(
@@ -169,7 +171,11 @@ def _finite(value: float) -> float | None:
 
 @dataclass(frozen=True)
 class Row:
-    """A recipe on one kind of subjects. done: how many of its jobs are finished. scores: by metric."""
+    """A recipe on one kind of subjects.
+
+    done: how many of its jobs are finished. scores: by metric. seconds: to learn a subject, and megabytes of what was
+    learned, both the mean.
+    """
 
     recipe: str
     title: str
@@ -178,6 +184,8 @@ class Row:
     done: int
     subjects: int
     scores: dict[str, Scores]
+    seconds: float
+    megabytes: float
 
 
 def table(bench: Bench, chosen: Sequence[str]) -> list[Row]:
@@ -190,7 +198,11 @@ def table(bench: Bench, chosen: Sequence[str]) -> list[Row]:
                 continue
             found = [(job, json.loads(job.scores.read_text("utf-8"))) for job in jobs if job.scores.is_file()]
             base = ", ".join(dict.fromkeys(told["base"] for _, told in found))
-            rows.append(Row(name, recipes.load(name, {}).title, base, kind, len(found), len(jobs), _pooled(found)))
+            costs = [
+                fmean([told[cost] for _, told in found]) if found else math.nan for cost in ("seconds", "megabytes")
+            ]
+            title = recipes.load(name, {}).title
+            rows.append(Row(name, title, base, kind, len(found), len(jobs), _pooled(found), *costs))
     return rows
 
 
@@ -234,7 +246,8 @@ def compared(rows: list[Row]) -> list[list[str]]:
     """
     lines: list[list[str]] = []
     for published in survey_table1():
-        mine = next((row for row in rows if (row.title, row.kind) == (published.method, published.kind)), None)
+        names = (_letters(published.method), published.kind)
+        mine = next((row for row in rows if (_letters(row.title), row.kind) == names), None)
         cells = [published.kind, published.method, published.backbone, mine.base if mine and mine.done else ""]
         fidelity = "clip_i" if published.kind == "object" else "face"
         for theirs, name in ((published.clip_t, "clip_t"), (published.fidelity, fidelity)):
@@ -243,6 +256,11 @@ def compared(rows: list[Row]) -> list[list[str]]:
             cells += [f"{theirs:.3f}", ours, f"{score.mean - theirs:+.3f}" if score else ""]
         lines.append(cells)
     return lines
+
+
+def _letters(title: str) -> str:
+    """A title without spaces and case, which the survey sets in its own way."""
+    return title.replace(" ", "").lower()
 
 
 def parse_shard(text: str) -> tuple[int, int]:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from modalities.core.errors import PcsError
 from modalities.core.files import replacing
 
 if TYPE_CHECKING:
@@ -94,6 +95,34 @@ def read_photo(path: Path) -> Photo:
         _sharpness(image),
         tuple(remarks),
     )
+
+
+def read_mask(photo: Photo, folder: Path | None) -> Image.Image:
+    """The mask of a photo, white where the subject is, upright, of the photo's size.
+
+    Args:
+        photo: whose mask.
+        folder: of files named like the photos; None takes the photo's own alpha channel.
+
+    Raises:
+        PcsError: there is none, or it is of another size.
+    """
+    if folder is None:
+        with Image.open(photo.path) as opened:
+            if "A" not in opened.getbands() and "transparency" not in opened.info:
+                raise PcsError(f"{photo.path}: has no alpha channel to take as its mask; give a folder of masks.")
+            return ImageOps.exif_transpose(opened).convert("RGBA").getchannel("A")
+    found = sorted(path for path in folder.glob(f"{photo.path.stem}.*") if path.suffix.lower() in SUFFIXES)
+    if not found:
+        raise PcsError(f"{folder}: has no mask for {photo.path.name}; name it {photo.path.stem}.png.")
+    try:
+        mask = _upright_rgb(found[0])[0].convert("L")
+    except Unusable as reason:
+        raise PcsError(f"{found[0]}: {reason}.") from None
+    if mask.size != (photo.width, photo.height):
+        sizes = f"{mask.width}x{mask.height} pixels, its photo {photo.width}x{photo.height}"
+        raise PcsError(f"{found[0]}: is {sizes}; a mask must be as large as its photo.")
+    return mask
 
 
 def _upright_rgb(path: Path) -> tuple[Image.Image, list[str]]:

@@ -20,6 +20,11 @@ class Schedule(ABC):
     def timesteps(self, uniform: Float[Tensor, " b"]) -> Num[Tensor, " b"]:
         """Map uniform draws in [0, 1) to the timesteps that the base was trained at, with its density."""
 
+    @property
+    @abstractmethod
+    def times(self) -> Num[Tensor, " n"]:
+        """All timesteps, from the cleanest to the noisiest."""
+
     @abstractmethod
     def noised(
         self, latents: Float[Tensor, "b ..."], noise: Float[Tensor, "b ..."], t: Num[Tensor, " b"]
@@ -57,6 +62,10 @@ class DiffusionSchedule(Schedule):
         self._alphas: Tensor = self._scheduler.alphas_cumprod
         self.length = self._scheduler.config.num_train_timesteps
         self.prediction_type: str = self._scheduler.config.prediction_type
+
+    @property
+    def times(self) -> Num[Tensor, " n"]:
+        return torch.arange(self.length)
 
     def timesteps(self, uniform: Float[Tensor, " b"]) -> Num[Tensor, " b"]:
         return (uniform * self.length).long().clamp(max=self.length - 1)
@@ -101,6 +110,10 @@ class FlowSchedule(Schedule):
         scheduler: Any = FlowMatchEulerDiscreteScheduler.from_config(scheduler_config)
         self.length = scheduler.config.num_train_timesteps
         self._times: Tensor = scheduler.timesteps
+
+    @property
+    def times(self) -> Num[Tensor, " n"]:
+        return self._times.sort().values
 
     def timesteps(self, uniform: Float[Tensor, " b"]) -> Num[Tensor, " b"]:
         normal = torch.special.ndtri(uniform.double().clamp(1e-6, 1 - 1e-6))

@@ -26,6 +26,7 @@ class Batch:
         is_prior: `(B,)`, True for items that only preserve what the base knows of the class.
         target: what the model should predict, where it is not the schedule's own target; same shape as the
             latents, NaN in the items that keep the schedule's.
+        weight: of the squared errors, of mean 1 where it should not change an item's say; shape of the latents.
     """
 
     latents: Float[Tensor, "b ..."]
@@ -35,6 +36,7 @@ class Batch:
     positions: tuple[int, ...]
     is_prior: Bool[Tensor, " b"]
     target: Float[Tensor, "b ..."] | None = None
+    weight: Float[Tensor, "b ..."] | None = None
 
     def part(self, start: int, stop: int) -> Batch:
         """Return the items from `start` up to `stop`."""
@@ -46,6 +48,7 @@ class Batch:
             positions=self.positions[start:stop],
             is_prior=self.is_prior[start:stop],
             target=None if self.target is None else self.target[start:stop],
+            weight=None if self.weight is None else self.weight[start:stop],
         )
 
     def joined(self, other: Batch) -> Batch:
@@ -58,15 +61,21 @@ class Batch:
             prompts=self.prompts + other.prompts,
             positions=self.positions + other.positions,
             is_prior=torch.cat([self.is_prior, other.is_prior]),
-            target=_joined_targets(self, other),
+            target=_joined((self, self.target), (other, other.target), torch.nan),
+            weight=_joined((self, self.weight), (other, other.weight), 1.0),
         )
 
+    def weighed(self, weight: Float[Tensor, "b ..."]) -> Batch:
+        """Multiply the weights of all items; `weight` may be of any shape that spreads over the latents."""
+        own = torch.ones_like(self.latents) if self.weight is None else self.weight
+        return replace(self, weight=own * weight)
 
-def _joined_targets(first: Batch, second: Batch) -> Tensor | None:
-    if first.target is None and second.target is None:
+
+def _joined(first: tuple[Batch, Tensor | None], second: tuple[Batch, Tensor | None], blank: float) -> Tensor | None:
+    """Both parts one after the other, `blank` for the one that is not there."""
+    if first[1] is None and second[1] is None:
         return None
-    parts = [torch.full_like(b.latents, torch.nan) if b.target is None else b.target for b in (first, second)]
-    return torch.cat(parts)
+    return torch.cat([torch.full_like(b.latents, blank) if part is None else part for b, part in (first, second)])
 
 
 @dataclass(frozen=True)
@@ -78,12 +87,13 @@ class Step:
     t: Num[Tensor, " b"]
     prediction: Float[Tensor, "b ..."]
     target: Float[Tensor, "b ..."]
+    weight: Float[Tensor, "b ..."] | None = None
 
     @property
     def error(self) -> Float[Tensor, " b"]:
-        """Mean squared error of each item."""
+        """Mean squared error of each item, weighed."""
         squares = torch.nn.functional.mse_loss(self.prediction, self.target, reduction="none")
-        return squares.flatten(1).mean(1)
+        return (squares if self.weight is None else squares * self.weight).flatten(1).mean(1)
 
 
 def denoise(backbone: Backbone, batch: Batch) -> Step:
@@ -97,4 +107,4 @@ def denoise(backbone: Backbone, batch: Batch) -> Step:
     target = backbone.schedule.target(batch.latents, batch.noise, batch.t)
     if batch.target is not None:
         target = torch.where(batch.target.isnan(), target, batch.target)
-    return Step(batch.latents, batch.noise, batch.t, prediction.float(), target)
+    return Step(batch.latents, batch.noise, batch.t, prediction.float(), target, batch.weight)

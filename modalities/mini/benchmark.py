@@ -14,15 +14,14 @@ from modalities.mini.world import Subject as Individual
 
 SEED = 7_000
 PHOTOS = 5
+# Probes can tell whether it is there; half are scenes, the rest views and what changes the look.
 PROMPTS = (
-    *(f"a {{}} {said[0]}" for said in CONTEXT_PHRASES.values()),
-    "a {} in the snow, front view",
-    "a {} on the beach, side view",
-    "a {} in the grass, seen from above",
+    *(f"a {{}} {CONTEXT_PHRASES[context][0]}" for context in ("beach", "snow", "grass", "desert", "city", "moon")),
+    "a {} in the forest, front view",
+    "a {} on the street, side view",
+    "a {} on a wooden table, seen from above",
     "a {} wearing a red hat",
-    "a {} wearing a santa hat",
-    "a {} wearing pink glasses",
-    "a cartoon of a {} in the forest",
+    "a cartoon of a {} on the lake",
     "a pencil drawing of a {}",
 )
 
