@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from modalities.core.progress import Progress
 
 MISSED = 3
+# Letters of a checkpoint's name that leave a table 80 columns wide.
+WIDE = 21
 
 
 def evaluate(
@@ -155,14 +157,15 @@ def _tell(reports: list[Report], demands: list[Gate], missed: list[str], page: P
 
 def _table(report: Report) -> None:
     console.result_text(f"{report.title}: {len(report.evidence.gallery.pictures)} pictures")
-    head = ["metric", "mean", "95 %", "n", "failed", "", "checkpoint"]
+    head = ["metric", "mean", "95 %", "n", "better", "checkpoint"]
     rows: list[list[str]] = []
     for result in report.results.values():
         scores = result.scores
         span = f"{scores.low:.3f} to {scores.high:.3f}" if math.isfinite(scores.low) else "-"
-        better = "higher is better" if result.metric.higher_is_better else "lower is better"
-        where = result.checkpoint if len(result.checkpoint) < 34 else f"…{result.checkpoint[-32:]}"
-        rows.append([result.metric.title, f"{scores.mean:.3f}", span, str(scores.n), str(scores.failed), better, where])
+        better = "higher" if result.metric.higher_is_better else "lower"
+        counted = f"{scores.n}/{scores.n + scores.failed}"
+        where = result.checkpoint if len(result.checkpoint) <= WIDE else f"…{result.checkpoint[1 - WIDE :]}"
+        rows.append([result.metric.title, f"{scores.mean:.3f}", span, counted, better, where])
     console.result_table(head, rows, {})
     for result in report.results.values():
         if result.scores.remark:

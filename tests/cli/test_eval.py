@@ -83,7 +83,7 @@ def test_an_empty_picture_is_named_and_the_rest_is_scored(pcs: Pcs, pictures: Pa
     typed = pcs("eval", pictures, "--against", photos, "--prompts", "prompts.csv")
     assert typed.code == 0
     assert "3.png: is not a readable picture" in typed.err
-    assert " 5  1 " in typed.out
+    assert " 5/6 " in typed.out
 
 
 @pytest.mark.parametrize(
