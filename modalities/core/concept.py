@@ -36,7 +36,7 @@ class Concept:
 
     @classmethod
     def from_folder(cls, folder: Path, *, noun: str, subject: str = "sks {noun}", resolution: int = 0) -> Concept:
-        """Read the photos of a folder; sub-folders are not entered.
+        """Read the photos of a folder; sub-folders are not entered, and captions beside the photos passed over.
 
         Args:
             folder: photos of one subject, any format that Pillow reads.
@@ -50,7 +50,10 @@ class Concept:
         usable: list[Photo] = []
         skipped: list[tuple[Path, str]] = []
         paths, inner = _entries(folder)
+        named = {path.stem for path in paths if path.suffix.lower() in media.SUFFIXES}
         for path in paths:
+            if path.suffix.lower() == ".txt" and path.stem in named:
+                continue
             if path.suffix.lower() not in media.SUFFIXES:
                 skipped.append((path, "is not a picture by its name"))
                 continue

@@ -169,7 +169,7 @@ def load(name: str, changes: dict[str, Any] | None = None, *, backbone: str | No
 
     A recipe holds what its paper says; its `bases` section holds what differs on a base (by the base's name or
     its family's), which is merged first. Then come `changes`, a nested dictionary as `--set` builds it, in which
-    components are addressed by name.
+    components are addressed by name; null drops one, and the name of one that is not listed adds it.
 
     Raises:
         PcsError: with one line for every mistake, each with its path in the YAML.
@@ -253,7 +253,8 @@ _Loader.add_implicit_resolver(
 def _merge(onto: dict[str, Any], patch: dict[str, Any], mistakes: list[str], *, may_add: bool = False) -> None:
     """Merge `patch` into `onto`, dictionaries key by key, and `components` by component name.
 
-    Only a recipe's own `bases` section `may_add` components; for a user an unlisted name is a mistake.
+    What a recipe's own `bases` section adds comes last, as it `may_add` in this order; what a user adds comes first,
+    where it sees a step's batch before other components add to it.
     """
     for key, value in patch.items():
         here = onto.get(key)
@@ -274,8 +275,11 @@ def _merge_components(listed: list[Any], patch: dict[str, Any], mistakes: list[s
     for name, settings in patch.items():
         if name not in by_name and may_add:
             by_name[name] = settings
+        elif name not in by_name and settings is not None and name in plugins.names("components"):
+            by_name = {name: settings} | by_name
         elif name not in by_name:
-            mistakes.append(f"components.{name}: the recipe has no such component; {did_you_mean(name, by_name)}")
+            known = [*by_name, *plugins.names("components")]
+            mistakes.append(f"components.{name}: the recipe has no such component; {did_you_mean(name, known)}")
         elif settings is None:
             del by_name[name]
         else:

@@ -146,3 +146,24 @@ def test_masks_that_do_not_fit_are_named(base: Path, tmp_path: Path, masked: tup
         _studio(base, tmp_path, component, photos)
     with pytest.raises(PcsError, match="no alpha channel"):
         _studio(base, tmp_path, [{"masked_loss": {}}], photos)
+
+
+def test_every_photo_has_its_own_caption(base: Path, tmp_path: Path) -> None:
+    photos = tiny.photos(tmp_path / "photos")
+    paths = sorted(photos.iterdir())
+    for number, path in enumerate(paths):
+        path.with_suffix(".txt").write_text(f"{{}} on chair {number}\n")
+    studio = _studio(base, tmp_path, [{"captions": {}}, {"prior_preservation": {}}], photos, flip=True)
+    trainer = Trainer(studio)
+    batch = trainer.batch()
+    for position, prompt in zip(batch.positions, batch.prompts[:4], strict=False):
+        photo = studio.draws.pick("photo", position, 2 * len(paths)) // 2
+        assert prompt == f"sks {{noun}} on chair {photo}".replace("{noun}", "dog")
+    assert set(batch.prompts[4:]) == {"a photo of dog"}
+    paths[0].with_suffix(".txt").write_text("a chair")
+    with pytest.raises(PcsError, match="exactly once"):
+        _studio(base, tmp_path, [{"captions": {}}], photos)
+    paths[1].with_suffix(".txt").unlink()
+    paths[0].with_suffix(".txt").unlink()
+    with pytest.raises(PcsError, match=f"{paths[0].name}, {paths[1].name}"):
+        _studio(base, tmp_path, [{"captions": {}}], photos)

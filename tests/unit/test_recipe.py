@@ -77,11 +77,9 @@ def test_without_phases_everything_learns_in_one() -> None:
     assert set(only.learn) == {"lora", "prior_preservation"}
 
 
-def test_for_a_base_a_recipe_may_add_components_but_a_user_may_not() -> None:
+def test_for_a_base_a_recipe_may_add_components() -> None:
     assert recipe.load("dreambooth_lora").component("textual_inversion")
     assert not recipe.load("dreambooth_lora", backbone="someone/else").component("textual_inversion")
-    with pytest.raises(PcsError, match="no such component"):
-        recipe.load("dreambooth_lora", {"components": {"textual_inversion": {}}}, backbone="someone/else")
 
 
 def test_it_looks_five_times_unless_told() -> None:
@@ -111,5 +109,15 @@ def test_every_component_file_is_found_and_cites_its_paper() -> None:
         module = __import__(face.__module__, fromlist=["x"])
         assert "https://" in (module.__doc__ or ""), name
         hooks = {"prepare", "parameters", "batch", "loss", "sampling"}
-        public = {key for key in vars(face) if not key.startswith("_") and callable(getattr(face, key))}
-        assert public & hooks, name
+        own = [kind for kind in face.__mro__ if kind not in Component.__mro__]
+        assert {key for kind in own for key in vars(kind)} & hooks, name
+
+
+def test_a_user_adds_a_component_by_naming_it() -> None:
+    changes = recipe.changes_of(["components.masked_loss.background=0.2", "components.captions={}"])
+    loaded = recipe.load("dreambooth_lora", changes)
+    assert {part.name for part in loaded.components[:2]} == {"masked_loss", "captions"}
+    assert loaded.component("masked_loss").background == 0.2  # pyright: ignore
+    for wrong in ("components.captions=null", "components.captiosn={}"):
+        with pytest.raises(PcsError, match="no such component"):
+            recipe.load("dreambooth_lora", recipe.changes_of([wrong]))

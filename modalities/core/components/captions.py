@@ -1,0 +1,56 @@
+"""A caption for every photo, so that what is not the subject is said and need not be learned.
+
+Captions that describe the scene keep it out of the word (survey of personalized content synthesis, section 3.1.4,
+https://arxiv.org/abs/2405.05538).
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pydantic import PrivateAttr
+
+from modalities.core.component import Component
+from modalities.core.errors import PcsError
+
+if TYPE_CHECKING:
+    from modalities.core.step import Batch
+    from modalities.core.studio import Studio
+
+
+class Captions(Component):
+    """Takes each photo's prompt from the text file of its name, with {} for the subject: "{} on a wooden chair"."""
+
+    folder: Path | None = None
+    """Where the text files are; None looks beside the photos."""
+
+    _prompts: list[str] = PrivateAttr(default_factory=list[str])
+
+    def prepare(self, studio: Studio) -> None:
+        super().prepare(studio)
+        if not studio.training:
+            return
+        missing: list[str] = []
+        for photo in studio.concept.photos:
+            path = (self.folder or photo.path.parent) / f"{photo.path.stem}.txt"
+            try:
+                text = " ".join(path.read_text(encoding="utf-8").split())
+            except FileNotFoundError:
+                missing.append(photo.path.name)
+                continue
+            except (OSError, UnicodeError) as error:
+                raise PcsError(f"{path}: cannot be read as text ({error}).") from error
+            if text.count("{}") != 1:
+                raise PcsError(f"{path}: a caption names the subject with {{}} exactly once, not {text!r}.")
+            self._prompts.append(studio.concept.prompt(text))
+        if missing:
+            raise PcsError(f"captions: {', '.join(missing)} has no text file of its name; write one for every photo.")
+
+    def batch(self, batch: Batch) -> Batch:
+        draws, views = self.studio.draws, 1 + self.studio.recipe.data.flip
+        count = len(self._prompts) * views
+        own = [self._prompts[draws.pick("photo", position, count) // views] for position in batch.positions]
+        prompts = zip(batch.prompts, own, batch.is_prior.tolist(), strict=True)
+        return replace(batch, prompts=tuple(prompt if prior else said for prompt, said, prior in prompts))
