@@ -17,9 +17,11 @@ from modalities.core.artifact import read_tensors, write_tensors
 from modalities.core.bases import quiet
 from modalities.core.components.full_finetune import FullFinetune
 from modalities.core.components.lora import Lora, low_rank_product
+from modalities.core.components.rank_one_edit import RankOneEdit
 from modalities.core.components.textual_inversion import TextualInversion
 from modalities.core.draws import generator
 from modalities.core.errors import RunFailed
+from modalities.core.layered_token import LayeredToken
 from modalities.core.peft_layers import ADAPTER
 from modalities.core.vocabulary import without_new_words
 
@@ -34,10 +36,14 @@ TRIAL = "trial"
 def export(studio: Studio, folder: Path) -> list[str]:
     """Write every portable file that the studio's components have; return their names.
 
+    Words for every layer and gated edits have no file in other tools, and what learned beside them is little without.
+
     Raises:
         RunFailed: a file, read back, does not do what the adapter does.
     """
     written: list[str] = []
+    if any(isinstance(part, LayeredToken | RankOneEdit) for part in studio.components):
+        return written
     for part in studio.components:
         if isinstance(part, TextualInversion):
             written += _export_tokens(part, studio, folder)

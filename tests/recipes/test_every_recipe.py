@@ -43,3 +43,6 @@ def test_recipe_trains_and_generates(name: str, base: Path, encoders: tuple[str,
     assert all(torch.equal(learned[name], weights[name]) for name in weights)
     picture = generate.of_studio(studio, run.concept().prompt("a {} in the snow"), seed=0, index=0)
     assert picture.size == (32, 32)
+    written = {path.name for path in run.portable.iterdir()} if run.portable.is_dir() else set[str]()
+    whole = not {"token_mapper", "token_table", "rank_one_edit"} & {part.name for part in short.components}
+    assert whole or not written, "other tools would get half of what was learned"
