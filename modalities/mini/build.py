@@ -165,11 +165,17 @@ class Workshop(Stock):
         shape = (settings.channels, settings.head_width, settings.text_width, side)
         return nn.ModuleDict({"text_encoder": text, "unet": _seeded(seed, denoiser.new_unet, *shape)})
 
-    def denoiser_task(self, networks: nn.ModuleDict, examples: list[denoiser.LatentSet], batch: int) -> DenoiserTask:
+    def denoiser_task(
+        self,
+        networks: nn.ModuleDict,
+        examples: list[denoiser.LatentSet],
+        batch: int,
+        noise_shift: float | None = None,
+    ) -> DenoiserTask:
         """Batches and loss for `networks` to learn from `examples`."""
         empty = denoiser.token_ids(self.tokenizer, [""])[0]
         settings = self.recipe.denoiser
-        return DenoiserTask(networks, examples, empty, settings, batch, self.recipe.seed, self.device)
+        return DenoiserTask(networks, examples, empty, settings, batch, self.recipe.seed, self.device, noise_shift)
 
     @cached_property
     def denoiser_folder(self) -> Path:
@@ -208,12 +214,8 @@ class Workshop(Stock):
             if not reached.exists():
                 networks = self.new_networks()
                 task = self.denoiser_task(networks, self.examples(lesson), settings.batch)
-                trainer = Trainer(networks, folder / "state.pt", settings.average)
-                if number and not trainer.path.exists():
-                    trainer.load(begin)
                 stretch = Stretch(first, lesson.until, settings.learning_rate, settings.warmup)
-                if not trainer.train(task.loss, stretch, "denoiser", self.progress, self.stop).is_finished:
-                    self.interrupt("denoiser")
+                trainer = self._train(networks, task.loss, stretch, folder, settings.average, begin if number else None)
                 trainer.path = reached
                 trainer.save()
                 trainer.use_averaged()
@@ -233,16 +235,29 @@ class Workshop(Stock):
         """The video UNet: every tensor of the image UNet, and temporal layers trained on clips."""
         settings, image = self.recipe.video, self.denoiser
         model = _seeded(self.recipe.seed, denoiser.new_video_unet, image["unet"])
-        folder = self.stage_folder("video", self.denoiser_folder.name, self.frames_folder.name, settings)
-        stretch = Stretch(0, settings.steps, settings.learning_rate, settings.warmup, settings.anneal)
+        fixed = settings.model_copy(update={"steps": 1, "anneal": 1})
+        begun = self.stage_folder("video", self.denoiser_folder.name, self.frames_folder.name, fixed)
+        folder = self.stage_folder("video_anneal", begun.name, settings.steps, settings.anneal)
+        stretch = Stretch(
+            settings.steps, settings.steps + settings.anneal, settings.learning_rate, anneal=settings.anneal
+        )
 
         def loss() -> Callable[[int], Tensor]:
             networks = nn.ModuleDict({"text_encoder": image["text_encoder"].requires_grad_(False), "unet": model})
             tokens = self.tokens_of(shards.clip_captions_of, self.recipe.world.clips, 4)
             clips = [denoiser.LatentSet(self.clip_latents, tokens)]
-            return self.denoiser_task(networks, clips, settings.batch).loss
+            return self.denoiser_task(networks, clips, settings.batch, settings.noise_shift).loss
 
-        return self._once(model, folder, stretch, settings.average, loss, team_for="video")
+        def begin() -> Path:
+            reached = begun / f"reached-{settings.steps}.pt"
+            if not reached.exists():
+                first = Stretch(0, settings.steps, settings.learning_rate, settings.warmup)
+                trainer = self._train(model, loss(), first, begun, settings.average)
+                trainer.path = reached
+                trainer.save()
+            return reached
+
+        return self._once(model, folder, stretch, settings.average, loss, begin, team_for="video")
 
     @cached_property
     def probe(self) -> Probe:
@@ -338,7 +353,7 @@ class Workshop(Stock):
             task = make_loss()
             with self._team(team_for) if team_for else nullcontext():
                 start = begin() if begin is not None else None
-                self._train(model, task, stretch, folder, average, start)
+                self._train(model, task, stretch, folder, average, start).use_averaged()
                 _save(model, path)
         model.load_state_dict(load_file(path))
         return model.to(self.device).eval()
@@ -351,15 +366,15 @@ class Workshop(Stock):
         folder: Path,
         average: float,
         begin: Path | None = None,
-    ) -> None:
-        """Train `module` over `stretch` in `folder`, and leave the averaged weights in it."""
+    ) -> Trainer:
+        """Train `module` over `stretch` in `folder`, from the state `begin` if this was not begun before."""
         trainer = Trainer(module, folder / "state.pt", average)
         if begin is not None and not trainer.path.exists():
             trainer.load(begin)
         stage = folder.name.rpartition("-")[0]
         if not trainer.train(loss, stretch, stage, self.progress, self.stop).is_finished:
             self.interrupt(stage)
-        trainer.use_averaged()
+        return trainer
 
 
 def _seeded(seed: int, make: Any, *arguments: Any) -> Any:

@@ -124,6 +124,8 @@ class DenoiserTask:
     networks: "text_encoder" and "unet". examples: where batches come from; the first fills up what the shares of
     the others leave.
     empty: (POSITIONS,) int16, the tokens of no caption.
+    noise_shift: draw times that much towards noise (Esser et al. 2024, arXiv:2403.03206, eq. 23) and weigh all alike,
+    instead of evenly with Min-SNR weights. What moves where is decided in noise that these weights all but ignore.
     """
 
     def __init__(
@@ -135,8 +137,9 @@ class DenoiserTask:
         batch: int,
         seed: int,
         device: torch.device,
+        noise_shift: float | None = None,
     ) -> None:
-        self._networks = networks.to(device)
+        self._networks, self._noise_shift = networks.to(device), noise_shift
         self.settings, self.device, self._seed, self._batch = settings, device, seed, batch
         self._examples, self._empty = examples, empty
         self._clean_share = new_scheduler(settings.prediction).alphas_cumprod.to(device)
@@ -152,6 +155,8 @@ class DenoiserTask:
         tokens[rng.random(count) < self.settings.caption_dropout] = self._empty
         # One timestep out of each of `count` equal parts: less noise in the loss than independent draws.
         spread = rng.permutation((np.arange(count) + rng.random(count)) / count)
+        if self._noise_shift is not None:
+            spread = self._noise_shift * spread / (1 + (self._noise_shift - 1) * spread)
         timesteps = torch.from_numpy((spread * len(self._clean_share)).astype(np.int64))
         clean = torch.from_numpy(latents).float()
         clean = clean.transpose(1, 2).contiguous() if clean.ndim == 5 else clean
@@ -160,7 +165,7 @@ class DenoiserTask:
         return tuple(team.mine(part).to(self.device) for part in (clean, noise, timesteps, ids))
 
     def loss(self, step: int) -> Tensor:
-        """Weighted squared error of the prediction (Min-SNR, Hang et al. 2023, arXiv:2303.09556)."""
+        """Squared error of the prediction, weighted by Min-SNR (Hang et al. 2023, arXiv:2303.09556) or not at all."""
         latents, noise, timesteps, ids = self.batch(step)
         share = self._clean_share[timesteps].view(-1, *[1] * (latents.ndim - 1))
         noisy = share.sqrt() * latents + (1 - share).sqrt() * noise
@@ -175,4 +180,6 @@ class DenoiserTask:
             target, weight = share.sqrt() * noise - (1 - share).sqrt() * latents, limited / (snr + 1)
         else:
             target, weight = noise, limited / snr
+        if self._noise_shift is not None:
+            weight = torch.ones_like(snr)
         return (weight * (predicted.float() - target).square().flatten(1).mean(1)).mean()

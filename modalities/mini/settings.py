@@ -127,11 +127,15 @@ class VideoSettings(Section):
 
     batch: Positive
     """Clips."""
+    noise_shift: Rate
+    """How far times are drawn towards noise, where motion is decided: 1 spreads them evenly."""
     learning_rate: Rate
     warmup: int
-    anneal: int
     average: Share
     steps: Positive
+    """At the constant rate; may grow later."""
+    anneal: Positive
+    """Further steps, in which the learning rate falls to zero."""
 
 
 class SubjectEncoderSettings(Section):

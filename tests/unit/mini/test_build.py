@@ -46,7 +46,9 @@ TINY = {
         ],
     },
     "anneal": {"steps": 3},
-    "video": {"batch": 2, "learning_rate": 0.001, "warmup": 1, "anneal": 2, "average": 0.9, "steps": 4},
+    "video": {
+        "batch": 2, "noise_shift": 3, "learning_rate": 0.001, "warmup": 1, "average": 0.9, "steps": 4, "anneal": 2,
+    },
     "motion_probe": {"widths": [8, 16], "steps": 3, "batch": 2, "learning_rate": 0.002},
     "probe": {"widths": [8, 16], "steps": 3, "batch": 8, "learning_rate": 0.002},
     "subject_encoder": {
@@ -99,7 +101,14 @@ def test_a_recipe_with_a_mistake_says_where(tmp_path):
 
 
 def test_a_build_killed_in_the_middle_ends_with_the_same_bytes(recipe, built, tmp_path):
-    for stage, steps in (("render", 1), ("autoencoder", 7), ("denoiser", 4), ("anneal", 2), ("video", 2)):
+    for stage, steps in (
+        ("render", 1),
+        ("autoencoder", 7),
+        ("denoiser", 4),
+        ("anneal", 2),
+        ("video", 2),
+        ("video_anneal", 1),
+    ):
         with pytest.raises(Interrupted):
             build(recipe, tmp_path / "out", tmp_path / "cache", KilledAt(stage, steps))
     build(recipe, tmp_path / "out", tmp_path / "cache", Silent())
