@@ -36,6 +36,19 @@ class Words:
     bypass: Float[Tensor, "n layers words width"] | None = None
 
 
+def as_features(ids: Int[Tensor, "b places"], like: Float[Tensor, "b places width"]) -> Float[Tensor, "b places width"]:
+    """Ids below 65536 in features of the shape and type of `like`, from which `as_ids` reads them exactly."""
+    carrier = torch.zeros_like(like)
+    carrier[..., 0], carrier[..., 1] = ids // _BASE, ids % _BASE
+    return carrier
+
+
+def as_ids(carrier: Float[Tensor, "b places width"]) -> Int[Tensor, "b places"]:
+    """What `as_features` wrote."""
+    high, low = carrier[..., 0].long(), carrier[..., 1].long()
+    return high * _BASE + low
+
+
 class LayeredText:
     """Puts new words that change with layer and time into a base. `layers` counts its cross-attention layers.
 
@@ -61,14 +74,12 @@ class LayeredText:
     def _pass_ids_on(self, module: Any, args: tuple[Any, ...], given: dict[str, Any], output: Any) -> Any:
         if not self._is_encoding:
             ids: Tensor = given["input_ids"] if "input_ids" in given else args[0]
-            carrier = torch.zeros_like(output[0])
-            carrier[..., 0], carrier[..., 1] = ids // _BASE, ids % _BASE
-            output.last_hidden_state = carrier
+            output.last_hidden_state = as_features(ids, output[0])
         return output
 
     def _encode(self, module: Any, args: tuple[Any, ...], given: dict[str, Any]) -> Any:
         carrier: Tensor = given["encoder_hidden_states"]
-        ids = (carrier[..., 0] * _BASE + carrier[..., 1]).round().long()
+        ids = as_ids(carrier)
         t = torch.as_tensor(given["timestep"] if "timestep" in given else args[1], device=ids.device)
         self._states = [part.to(carrier.dtype) for part in self.encoded(ids, t.expand(len(ids)))]
 

@@ -17,6 +17,7 @@ from modalities.core.concept import Concept
 from modalities.core.device import choose
 from modalities.core.draws import Draws
 from modalities.core.errors import PcsError
+from modalities.core.layered_text import as_features, as_ids
 from modalities.core.studio import Studio
 from tests import driver, tiny
 
@@ -395,6 +396,12 @@ def test_fewer_units_say_a_coarser_word(base: Path, tmp_path: Path) -> None:
         coarse = _seen(studio, ["a photo of <new>"], 500)
     assert torch.equal(whole, again)
     assert not torch.allclose(whole, coarse)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_ids_pass_through_features_of_16_bits(dtype: torch.dtype) -> None:
+    ids = torch.arange(65536).view(1, -1)
+    assert torch.equal(as_ids(as_features(ids, torch.zeros(1, 65536, 4, dtype=dtype))), ids)
 
 
 def test_words_for_every_layer_need_one_text_encoder(tmp_path: Path) -> None:
