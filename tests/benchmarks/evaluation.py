@@ -121,4 +121,4 @@ def measured(title: str, evidence: Evidence) -> str:
 
 
 if __name__ == "__main__":
-    main([int(word) for word in sys.argv[1:]] or [300, 1000, 3000])
+    main([int(word) for word in sys.argv[1:]] or [100, 400])
