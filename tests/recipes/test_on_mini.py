@@ -21,7 +21,6 @@ from modalities.core.evaluate import evaluate
 from modalities.core.evidence import Evidence, photos_of
 from modalities.core.exam import Exam
 from modalities.core.machine import Machine
-from modalities.core.metrics.clip_t import TextAlignment
 from modalities.core.metrics.dino_i import SubjectSimilarity
 from modalities.core.personalize import personalize
 from modalities.core.progress import Silent
@@ -115,20 +114,3 @@ def test_a_model_that_was_trained_far_too_long_is_found_to_repeat_its_photos(mac
     assert "repeats its photos" in said["dreambooth"].remark
     assert "repeats" not in said["dreambooth_lora"].remark
     assert said["dreambooth_lora"].high < said["dreambooth"].low
-
-
-@pytest.mark.slow
-def test_the_gate_of_perfusion_trades_subject_for_text_after_training(machine: Machine, tmp_path: Path) -> None:
-    run = learn("image/perfusion", Subject.random(9002, "mug", held_out=True), machine, tmp_path)
-    assert run.weights_file.stat().st_size < 100_000
-    photographs = [Image.open(path) for path in sorted((tmp_path / "photos").iterdir())]
-    subject, text = SubjectSimilarity(machine.encoders()[0], photographs), TextAlignment(machine.encoders()[1])
-    concept, likeness, alignment = run.concept(), list[float](), list[float]()
-    for beta in (0.6, 0.8, 1.0):
-        studio = run.studio(machine, changes={"components": {"rank_one_edit": {"beta": beta}}})
-        made = generate.previews(studio, [concept.prompt(prompt) for prompt in ASKED_FOR.values()], 4)
-        likeness.append(mean(subject.score(made)))
-        captions = [concept.class_prompt(prompt) for prompt in ASKED_FOR.values() for _ in range(4)]
-        alignment.append(text.score(made, captions)[0])
-    assert likeness == sorted(likeness, reverse=True)
-    assert alignment == sorted(alignment)
