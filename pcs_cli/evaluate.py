@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -13,7 +13,6 @@ from pcs_cli.console import console
 from pcs_cli.options import Json, Offline, Out, Quiet
 
 if TYPE_CHECKING:
-    from modalities.core.artifact import Artifact
     from modalities.core.evaluate import Gate, Report
     from modalities.core.evidence import Evidence
     from modalities.core.machine import Machine
@@ -81,7 +80,8 @@ def evaluate(
     reports: list[Report] = []
     with console.progress() as progress:
         for subject in subjects:
-            reports.append(evaluate(_evidence(subject, against, prompts, count, seed, machine, progress), asked))
+            evidence = _evidence(subject, against, prompts, count, seed, machine, progress)
+            reports += [evaluate(one, asked) for one in evidence]
     if len({report.title for report in reports}) < len(reports):
         reports = [replace(report, title=str(subject)) for report, subject in zip(reports, subjects, strict=True)]
     page = folder / "evaluation.html"
@@ -101,9 +101,10 @@ def _evidence(
     seed: int,
     machine: Machine,
     progress: Progress,
-) -> Evidence:
-    """What is to be judged: a run after it drew its pictures, or a folder as it is."""
+) -> list[Evidence]:
+    """What is to be judged: each subject of a run after it drew its pictures, or a folder as it is."""
     from modalities.core.artifact import Artifact
+    from modalities.core.errors import PcsError
     from modalities.core.evidence import Evidence, Gallery, photos_of
     from modalities.core.exam import Exam, read_templates
 
@@ -113,22 +114,28 @@ def _evidence(
         gallery = Gallery.of_folder(subject, prompts)
         for remark in gallery.remarks:
             progress.warn(remark)
-        return Evidence(gallery, machine, photos, progress=progress)
+        return [Evidence(gallery, machine, photos, progress=progress)]
     run = Artifact.open(subject)
     templates = read_templates(prompts) if prompts else tuple(run.recipe().validation.prompts)
-    exam = Exam(templates, count, seed)
-    drawn = exam.sit(run, machine, progress)
     history = [line for line in run.metrics() if "balance" in line]
-    classes = exam.class_pictures(run, machine)
-    return Evidence(drawn, machine, photos or _own_photos(run), classes, history, progress)
+    subjects = run.subjects()
+    if against and len(subjects) > 1:
+        raise PcsError(f"--against: {subject} knows {len(subjects)} subjects; each is held against its own photos.")
+    found: list[Evidence] = []
+    for number, told in enumerate(subjects, start=1):
+        exam = Exam(templates, count, seed, number)
+        drawn = exam.sit(run, machine, progress)
+        classes = exam.class_pictures(run, machine)
+        found.append(Evidence(drawn, machine, photos or _own_photos(told), classes, history, progress))
+    return found
 
 
-def _own_photos(run: Artifact) -> tuple[Photo, ...]:
-    """The photos that a run learned from, as far as they are still where they were and what they were."""
+def _own_photos(subject: dict[str, Any]) -> tuple[Photo, ...]:
+    """The photos that a run learned a subject from, as far as they are still where they were and what they were."""
     from modalities.core import media
 
     found: list[Photo] = []
-    for name, digest in run.about()["photos"].items():
+    for name, digest in subject["photos"].items():
         try:
             photo = media.read_photo(Path(name))
         except media.Unusable:

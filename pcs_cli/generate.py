@@ -13,7 +13,9 @@ from pcs_cli.options import Json, Offline, Out, Quiet, Set
 
 def generate(
     run: Annotated[Path, typer.Argument(help="A run folder of `pcs train`.")],
-    prompts: Annotated[list[str], typer.Argument(help='What to show; {} is the subject: "a {} in the snow".')],
+    prompts: Annotated[
+        list[str], typer.Argument(help='What to show; {} is the subject: "a {} in the snow"; several are {1}, {2}.')
+    ],
     count: Annotated[int, typer.Option("-n", min=1, max=10_000, help="Images for each prompt.")] = 1,
     seed: Annotated[int, typer.Option(min=0, help="Same seed, same bytes.")] = 0,
     out: Out = None,

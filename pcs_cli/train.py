@@ -28,8 +28,13 @@ def group() -> None:
 
 @app.command("image")
 def image(
-    photos: Annotated[Path, typer.Argument(help="Folder with 3 to 10 photos of one subject.")],
-    noun: Annotated[str, typer.Option("--noun", help="What it is, in a word: dog, backpack, man.")],
+    photos: Annotated[
+        list[Path], typer.Argument(metavar="PHOTOS...", help="Folder with 3 to 10 photos of a subject, one for each.")
+    ],
+    noun: Annotated[
+        list[str],
+        typer.Option("--noun", metavar="NOUN", help="What it is, in a word: dog, backpack, man; one for each folder."),
+    ],
     recipe: Annotated[
         str, typer.Option("--recipe", "-r", help="A name of `pcs recipes list`, or a YAML file.")
     ] = "image/dreambooth_lora",
@@ -42,12 +47,14 @@ def image(
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Learn a subject from a folder of photos.
+    """Learn a subject from a folder of photos, or several subjects together, each from its own.
 
     Writes a run folder: the weights, the same weights for diffusers, kohya and ComfyUI, previews, a contact sheet
     and report.html. The photos are only read.
 
     Example: pcs train image photos/rex --noun dog
+
+    Example: pcs train image photos/rex photos/mug --noun dog --noun mug -r custom_diffusion
     """
     console.setup(json=json, quiet=quiet)
     from pcs_cli import settings
@@ -58,17 +65,23 @@ def image(
     from modalities.core.concept import Concept, checked_noun
     from modalities.core.errors import Interrupted, PcsError
 
-    noun = checked_noun(noun)
+    if len(noun) != len(photos):
+        raise PcsError(f"--noun is given {len(noun)} times for {len(photos)} folders; give one for each, in order.")
+    nouns = [checked_noun(one) for one in noun]
     chosen = recipes.load(recipe, recipes.changes_of(changes), backbone=base)
     if chosen.modality != "image":
         command = {"video": "pcs video customize", "three_d": "pcs 3d", "protect": "pcs protect"}[chosen.modality]
         raise PcsError(f'recipe "{recipe}" is for {chosen.modality.replace("_", "-")}; use `{command}`.')
     bases.resolve(chosen.backbone)
-    concept = Concept.from_folder(
-        photos, noun=noun, subject=chosen.data.subject, resolution=chosen.data.resolution or 0
+    words, side = chosen.data.subject, chosen.data.resolution or 0
+    concept = Concept.together(
+        [
+            Concept.from_folder(folder, noun=word, subject=words, number=number, resolution=side)
+            for number, (folder, word) in enumerate(zip(photos, nouns, strict=True), start=1)
+        ]
     )
     _tell_photos(concept)
-    folder = out or machine.runs / (photos.resolve().name or "run")
+    folder = out or machine.runs / ("-".join(one.resolve().name for one in photos) or "run")
 
     from modalities.core import personalize
 
@@ -94,10 +107,11 @@ def image(
 
 
 def _tell_photos(concept: Concept) -> None:
-    for path, reason in concept.skipped:
-        console.warn(f"{path.name} is skipped: it {reason}.")
-    for warning in concept.warnings:
-        console.warn(warning)
+    for one in concept.subjects:
+        for path, reason in one.skipped:
+            console.warn(f"{path.name} is skipped: it {reason}.")
+        for warning in one.warnings:
+            console.warn(warning)
 
 
 def _tell_plan(recipe: Recipe, concept: Concept, folder: Path, plan: Plan) -> None:
@@ -105,7 +119,7 @@ def _tell_plan(recipe: Recipe, concept: Concept, folder: Path, plan: Plan) -> No
     console.facts(
         recipe.title,
         {
-            "subject": f"{concept.phrase}, {len(concept.photos)} photos",
+            "subject": "; ".join(f"{one.phrase}, {len(one.photos)} photos" for one in concept.subjects),
             "base": recipe.backbone,
             "device": plan.device,
             "learns": f"{plan.learned:,} numbers in {', '.join(plan.learners)}",
@@ -118,6 +132,7 @@ def _tell_plan(recipe: Recipe, concept: Concept, folder: Path, plan: Plan) -> No
 def _tell_result(run: Artifact) -> None:
     about = run.about()
     kept = about["kept"]
+    slots = "{1} beside a {2}" if run.concept().others else "{}"
     console.result(
         {
             "run": str(run.folder),
@@ -135,7 +150,7 @@ def _tell_result(run: Artifact) -> None:
             f"run            {run.folder}  (kept step {about['kept_step']}, {about['seconds']:.0f} s)",
             f"contact sheet  {run.contact_sheet}",
             f"report         {run.report}",
-            f'next           pcs generate {shlex.quote(str(run.folder))} "a {{}} in the snow" -n 4',
+            f'next           pcs generate {shlex.quote(str(run.folder))} "a {slots} in the snow" -n 4',
         ],
     )
 

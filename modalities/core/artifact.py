@@ -114,9 +114,13 @@ class Artifact:
         return recipes.parse(text, str(self.recipe_file), changes)
 
     def concept(self) -> Concept:
-        """The subject's words; the photos stay with their owner."""
+        """The subjects' words; the photos stay with their owner."""
+        return Concept.together([Concept(one["noun"], one["phrase"]) for one in self.subjects()])
+
+    def subjects(self) -> list[dict[str, Any]]:
+        """Of every subject its `noun`, its `phrase`, and its `photos` by digest."""
         about = self.about()
-        return Concept(noun=about["noun"], phrase=about["phrase"])
+        return [about, *about.get("others", [])]
 
     def metrics(self) -> list[dict[str, Any]]:
         """The lines of `metrics.jsonl`."""
@@ -166,10 +170,9 @@ class Artifact:
             {
                 "format": FORMAT,
                 "state": "training",
-                "noun": concept.noun,
-                "phrase": concept.phrase,
+                **_told(concept),
+                "others": [_told(one) for one in concept.others],
                 "concept_digest": concept.digest,
-                "photos": {str(photo.path.resolve()): photo.digest for photo in concept.photos},
                 "base_fingerprint": base_fingerprint,
                 "versions": versions(),
             }
@@ -190,17 +193,20 @@ class Artifact:
         if self.recipe().dump() != recipe.dump():
             what = ", ".join(changed) or "components"
             raise PcsError(f"{self.folder}: cannot resume, the recipe has changed ({what}); choose another --out.")
-        about = self.about()
-        if about["concept_digest"] != concept.digest:
-            raise PcsError(
-                f"{self.folder}: cannot resume, {_photo_change(about['photos'], concept)}; choose another --out."
-            )
-        if about["base_fingerprint"] != base_fingerprint:
+        if self.about()["concept_digest"] != concept.digest:
+            before = {path: digest for one in self.subjects() for path, digest in one["photos"].items()}
+            raise PcsError(f"{self.folder}: cannot resume, {_photo_change(before, concept)}; choose another --out.")
+        if self.about()["base_fingerprint"] != base_fingerprint:
             raise PcsError(f"{self.folder}: cannot resume, the base has changed; choose another --out.")
 
 
+def _told(concept: Concept) -> dict[str, Any]:
+    photos = {str(photo.path.resolve()): photo.digest for photo in concept.photos}
+    return {"noun": concept.noun, "phrase": concept.phrase, "photos": photos}
+
+
 def _photo_change(before: dict[str, str], concept: Concept) -> str:
-    now = {str(photo.path.resolve()): photo.digest for photo in concept.photos}
+    now = {str(photo.path.resolve()): photo.digest for photo in concept.all_photos}
     if set(now.values()) == set(before.values()):
         return "the noun or the subject's words have changed"
     gone = sorted(Path(path).name for path, digest in before.items() if digest not in now.values())

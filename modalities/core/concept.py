@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from modalities.core import media
@@ -14,11 +14,13 @@ from modalities.core.media import Photo
 
 NEAR_DUPLICATE_BITS = 3
 BLURRED = 15.0
+# Rare words that the subjects of a run take in turn.
+RARE = ("sks", "ohwx", "zwx", "hta", "olis", "pll")
 
 
 @dataclass(frozen=True)
 class Concept:
-    """A subject.
+    """A subject, or several that are learned together.
 
     Attributes:
         noun: the class word, "dog".
@@ -26,6 +28,7 @@ class Concept:
         photos: the usable reference photos, in the order of their names.
         skipped: files of the folder that are not used, each with the reason.
         warnings: what the user should know about the photos.
+        others: further subjects that are learned with this one, each without others.
     """
 
     noun: str
@@ -33,15 +36,19 @@ class Concept:
     photos: tuple[Photo, ...] = ()
     skipped: tuple[tuple[Path, str], ...] = ()
     warnings: tuple[str, ...] = field(default=(), compare=False)
+    others: tuple[Concept, ...] = ()
 
     @classmethod
-    def from_folder(cls, folder: Path, *, noun: str, subject: str = "sks {noun}", resolution: int = 0) -> Concept:
+    def from_folder(
+        cls, folder: Path, *, noun: str, subject: str = "sks {noun}", number: int = 1, resolution: int = 0
+    ) -> Concept:
         """Read the photos of a folder; sub-folders are not entered, and captions beside the photos passed over.
 
         Args:
             folder: photos of one subject, any format that Pillow reads.
             noun: the class word.
-            subject: template of the phrase; `{noun}` is replaced.
+            subject: template of the phrase, as `phrase_of` takes it.
+            number: place among the subjects of a run, from 1.
             resolution: side in pixels at which they will be used; smaller photos are warned about.
 
         Raises:
@@ -66,34 +73,109 @@ class Concept:
         skipped += [(path, "is a folder: only the photos beside it are used") for path in inner]
         return cls(
             noun=noun,
-            phrase=phrase_of(subject, noun),
+            phrase=phrase_of(subject, noun, number),
             photos=tuple(usable),
             skipped=tuple(skipped),
             warnings=tuple(_warnings(usable, resolution)),
         )
 
-    def prompt(self, template: str) -> str:
-        """Fill the slot of `template` with the subject: "a {} in the snow" -> "a sks dog in the snow".
+    @classmethod
+    def together(cls, subjects: Sequence[Concept]) -> Concept:
+        """Put several subjects into one concept.
 
         Raises:
-            PcsError: the template has no slot, or several.
+            PcsError: two have the same phrase, so that no prompt could tell them apart.
         """
-        return fill(template, self.phrase)
+        phrases = [one.phrase for one in subjects]
+        for phrase in phrases:
+            if phrases.count(phrase) > 1:
+                raise PcsError(
+                    f'two subjects would both be called "{phrase}"; give them different nouns, or a data.subject '
+                    'with a new word in angle brackets, such as "<new> {noun}".'
+                )
+        return replace(subjects[0], others=tuple(subjects[1:]))
+
+    @property
+    def subjects(self) -> tuple[Concept, ...]:
+        """Every subject by itself."""
+        return (replace(self, others=()), *self.others)
+
+    @property
+    def all_photos(self) -> tuple[Photo, ...]:
+        """The photos of every subject, in the order of the subjects."""
+        return tuple(photo for one in self.subjects for photo in one.photos)
+
+    @property
+    def owners(self) -> tuple[Concept, ...]:
+        """The subject of each of `all_photos`."""
+        return tuple(one for one in self.subjects for _ in one.photos)
+
+    def prompt(self, template: str) -> str:
+        """Fill the slots of `template`: "a {} in the snow" -> "a sks dog in the snow".
+
+        Several subjects have the slots {1}, {2}, …, each at most once.
+
+        Raises:
+            PcsError: the template has no slot, a slot twice, or one of no subject.
+        """
+        return fill(template, *(one.phrase for one in self.subjects))
 
     def class_prompt(self, template: str) -> str:
-        """Fill the slot with the class word alone: "a {} in the snow" -> "a dog in the snow"."""
-        return fill(template, self.noun)
+        """Fill the slots with the class words alone: "a {} in the snow" -> "a dog in the snow"."""
+        return fill(template, *(one.noun for one in self.subjects))
 
     @property
     def digest(self) -> str:
-        """Hash of the noun, the phrase and the bytes of all photos: what a resumed run must find unchanged."""
-        parts = [self.noun, self.phrase, *(photo.digest for photo in self.photos)]
+        """Hash of nouns, phrases and the bytes of all photos: what a resumed run must find unchanged."""
+        parts = [
+            part for one in self.subjects for part in (one.noun, one.phrase, *(photo.digest for photo in one.photos))
+        ]
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
-def phrase_of(subject: str, noun: str) -> str:
-    """Return the phrase that stands for the subject: "sks {noun}", "dog" -> "sks dog"."""
-    return " ".join(subject.replace("{noun}", noun).split())
+def phrase_of(subject: str, noun: str, number: int = 1) -> str:
+    """Return the phrase that stands for subject `number` of a run: "sks {noun}", "dog" -> "sks dog".
+
+    From the second on, "sks" becomes another rare word, and a new word another new word ("<new>" -> "<new-2>").
+    """
+    words = [numbered(word, number) for word in subject.split()]
+    return " ".join(" ".join(words).replace("{noun}", noun).split())
+
+
+def numbered(word: str, number: int) -> str:
+    """The rare or new word of subject `number` that stands for `word` of the first one; other words stay."""
+    if number == 1:
+        return word
+    if word == RARE[0] and number <= len(RARE):
+        return RARE[number - 1]
+    return re.sub(r"^<([^<>]+)>$", rf"<\1-{number}>", word)
+
+
+def require_word(phrase: str, word: str, component: str) -> None:
+    """Check that a subject's phrase uses the new word of a component.
+
+    Raises:
+        PcsError: it does not.
+    """
+    if word not in phrase:
+        raise PcsError(
+            f'{component}: the subject is "{phrase}", which does not use the token {word}; '
+            f'set data.subject to "{word}" or "{word} {{noun}}".'
+        )
+
+
+def sole(concept: Concept, component: str) -> Concept:
+    """Return the concept, for a component that can learn only one.
+
+    Raises:
+        PcsError: there are several subjects.
+    """
+    if concept.others:
+        raise PcsError(
+            f"{component}: learns one subject at a time; train each by itself and join them with `pcs merge`, or take "
+            "a recipe like image/custom_diffusion or image/dreambooth_lora."
+        )
+    return concept
 
 
 def spelled(token: str, vectors: int) -> list[str]:
@@ -101,17 +183,25 @@ def spelled(token: str, vectors: int) -> list[str]:
     return [token, *(f"{token}_{number}" for number in range(1, vectors))]
 
 
-def fill(template: str, phrase: str) -> str:
-    """Put `phrase` into the one slot `{}` of `template`.
+def fill(template: str, *phrases: str) -> str:
+    """Put one phrase into the slot `{}` of `template`, or several into its slots `{1}`, `{2}`, ….
 
     Raises:
-        PcsError: there is not exactly one slot.
+        PcsError: the slots are not those of the phrases.
     """
-    if template.count("{}") != 1:
-        raise PcsError(
-            f'the prompt "{template}" needs the subject\'s slot {{}} exactly once, for example "a {{}} in the snow".'
-        )
-    return template.replace("{}", phrase)
+    slots = re.findall(r"\{(\d*)\}", template)
+    if len(phrases) == 1:
+        if slots not in ([""], ["1"]):
+            raise PcsError(
+                f'the prompt "{template}" needs the subject\'s slot {{}} exactly once, '
+                'for example "a {} in the snow".'
+            )
+        return template.replace("{1}", "{}").replace("{}", phrases[0])
+    known = [str(number + 1) for number in range(len(phrases))]
+    if not slots or len(set(slots)) < len(slots) or not set(slots) <= set(known):
+        named = ", ".join(f"{{{number}}} for {phrase}" for number, phrase in zip(known, phrases, strict=True))
+        raise PcsError(f'the prompt "{template}" needs at least one of the slots {named}, each at most once.')
+    return re.sub(r"\{(\d+)\}", lambda slot: phrases[int(slot[1]) - 1], template)
 
 
 def checked_noun(noun: str) -> str:

@@ -12,6 +12,7 @@ from PIL.Image import Image
 
 from modalities.core import bases, generate, media
 from modalities.core.artifact import Artifact
+from modalities.core.concept import Concept
 from modalities.core.errors import Interrupted, PcsError
 from modalities.core.evidence import Gallery, Picture
 from modalities.core.files import fingerprint, slug, write_json
@@ -22,11 +23,19 @@ from modalities.core.studio import Studio
 
 @dataclass(frozen=True)
 class Exam:
-    """What is asked of a run. Picture i of a prompt starts from the noise of (seed, i), whatever the run."""
+    """What is asked of a run. Picture i of a prompt starts from the noise of (seed, i), whatever the run.
+
+    subject: which of the run's subjects fills the slot, from 1.
+    """
 
     templates: tuple[str, ...]
     count: int
     seed: int = 0
+    subject: int = 1
+
+    def concept(self, run: Artifact) -> Concept:
+        """Who fills the slot."""
+        return run.concept().subjects[self.subject - 1]
 
     def folder(self, run: Artifact) -> Path:
         """Where the pictures of a run lie."""
@@ -38,7 +47,8 @@ class Exam:
         Raises:
             Interrupted: it was asked to stop; the pictures so far are kept.
         """
-        concept, pictures = run.concept(), self.folder(run) / "pictures"
+        concept, joint = self.concept(run), bool(run.concept().others)
+        pictures = self.folder(run) / (f"pictures-{self.subject}" if joint else "pictures")
         _forget_others(self.folder(run), {"weights": fingerprint(run.weights_file), "seed": self.seed})
         wanted = [
             (concept.prompt(template), concept.class_prompt(template), index)
@@ -59,13 +69,13 @@ class Exam:
                     if stop:
                         raise Interrupted(f"{run.folder}: stopped; the pictures so far are kept.")
         drawn = tuple(Picture(path, said) for path, (_, said, _) in zip(paths, wanted, strict=True))
-        return Gallery(run.folder.name, drawn)
+        return Gallery(f"{run.folder.name}, {concept.phrase}" if joint else run.folder.name, drawn)
 
     def class_pictures(self, run: Artifact, machine: Machine) -> Callable[[], tuple[list[Image], list[Image]]]:
         """What the run, and its base before it learned, draw of the class alone."""
 
         def draw() -> tuple[list[Image], list[Image]]:
-            prompts = [run.concept().class_prompt(template) for template in self.templates]
+            prompts = [self.concept(run).class_prompt(template) for template in self.templates]
             learned = run.studio(machine)
             after = generate.previews(learned, prompts, 1)
             backbone = bases.load(bases.resolve(run.recipe().backbone), machine.device, offline=machine.offline)
@@ -84,7 +94,7 @@ def _forget_others(folder: Path, made_of: dict[str, object]) -> None:
     """Delete pictures that other weights drew."""
     listing = folder / "made-of.json"
     if listing.is_file() and json.loads(listing.read_text(encoding="utf-8")) != made_of:
-        for path in (folder / "pictures").glob("*.png"):
+        for path in folder.glob("pictures*/*.png"):
             path.unlink()
     write_json(listing, made_of)
 

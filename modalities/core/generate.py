@@ -75,7 +75,7 @@ def seconds_per_preview(studio: Studio) -> float:
         pictures(
             studio.backbone,
             pipeline,
-            [studio.concept.phrase] * count,
+            [studio.concept.subjects[0].phrase] * count,
             seed=0,
             indices=list(range(count)),
             sample=few,

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 from pydantic import Field, PrivateAttr
 
 from modalities.core.component import Component
-from modalities.core.concept import phrase_of, spelled
-from modalities.core.errors import PcsError
+from modalities.core.concept import phrase_of, require_word, sole, spelled
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -37,11 +36,7 @@ class LayeredToken(Component):
         from modalities.core.layered_text import LayeredText
 
         super().prepare(studio)
-        if self.token not in studio.concept.phrase:
-            raise PcsError(
-                f'{self.name}: the subject is "{studio.concept.phrase}", which does not use the token '
-                f'{self.token}; set data.subject to "{self.token}" or "{self.token} {{noun}}".'
-            )
+        require_word(sole(studio.concept, self.name).phrase, self.token, self.name)
         self._text = LayeredText(studio.backbone, spelled(self.token, self.vectors), self.words)
 
     def start(self) -> Tensor:

@@ -19,6 +19,7 @@ from modalities.core.components.full_finetune import FullFinetune
 from modalities.core.components.lora import Lora, low_rank_product
 from modalities.core.components.rank_one_edit import RankOneEdit
 from modalities.core.components.textual_inversion import TextualInversion
+from modalities.core.concept import numbered
 from modalities.core.draws import generator
 from modalities.core.errors import RunFailed
 from modalities.core.layered_token import LayeredToken
@@ -55,16 +56,20 @@ def export(studio: Studio, folder: Path) -> list[str]:
 
 
 def _export_tokens(part: TextualInversion, studio: Studio, folder: Path) -> list[str]:
-    """`{token: (vectors, width)}`, as `load_textual_inversion` of diffusers takes it; one file a text encoder."""
+    """`{token: (vectors, width)}`, as `load_textual_inversion` of diffusers takes it.
+
+    One file for each text encoder and subject.
+    """
     names: list[str] = []
-    for encoder, rows in part.parameters().items():
-        name = (
-            "learned_embeds.safetensors" if encoder == "text_encoder" else f"learned_embeds_{encoder[13:]}.safetensors"
-        )
+    for key, rows in part.parameters().items():
+        encoder, _, number = key.partition(".")
+        token = numbered(part.token, int(number or 1))
+        parts = ["learned_embeds", *filter(None, (encoder.removeprefix("text_encoder").strip("_"), number))]
+        name = "_".join(parts) + ".safetensors"
         value = rows.detach().cpu().float().contiguous()
-        write_tensors(folder / name, {part.token: value[0].clone() if part.vectors == 1 else value}, {"format": "pt"})
+        write_tensors(folder / name, {token: value[0].clone() if part.vectors == 1 else value}, {"format": "pt"})
         read, _ = read_tensors(folder / name)
-        if not torch.equal(read[part.token].reshape(value.shape), value):
+        if not torch.equal(read[token].reshape(value.shape), value):
             raise RunFailed(f"{folder / name}: reads back differently; please report this.")
         names.append(name)
     return names
@@ -143,7 +148,8 @@ def _answers(studio: Studio) -> Tensor:
     noisy = torch.randn(1, int(denoiser.config.in_channels), side, side, generator=generator("portable"))
     t = backbone.schedule.timesteps(torch.tensor([0.5])).to(backbone.device)
     with torch.no_grad():
-        conditioning = backbone.conditioning([studio.concept.prompt(studio.recipe.data.prompts[0])])
+        subject = studio.concept.subjects[0]
+        conditioning = backbone.conditioning([subject.prompt(studio.recipe.data.prompts[0])])
         return backbone.predict(noisy.to(backbone.device), t, conditioning).float().cpu()
 
 

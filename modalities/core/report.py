@@ -63,15 +63,9 @@ def _tile(image: Image.Image) -> Image.Image:
 def write_report(run: Artifact, studio: Studio, finals: list[Final], about: dict[str, Any]) -> None:
     """Write the contact sheet and the HTML page of a finished run."""
     concept = studio.concept
-    photos = [photo.open() for photo in concept.photos][:8]
-    rows = [(f"the photos of {concept.phrase}", photos)]
-    for template, before, after in finals:
-        rows.append(
-            (
-                f"{concept.prompt(template)}   (first: the base's {concept.class_prompt(template)})",
-                [before, *after],
-            )
-        )
+    rows = [(f"the photos of {one.phrase}", [photo.open() for photo in one.photos[:8]]) for one in concept.subjects]
+    for final in finals:
+        rows.append((f"{final.prompt}   (first: the base's {final.class_prompt})", [final.before, *final.after]))
     sheet = contact_sheet(rows)
     media.save_png(sheet, run.contact_sheet)
     write_text(run.report, _page(run, studio, sheet, about))
@@ -81,7 +75,7 @@ def _page(run: Artifact, studio: Studio, sheet: Image.Image, about: dict[str, An
     lines = run.metrics()
     looks = [line for line in lines if "balance" in line]
     kept = about["kept_step"]
-    title = f"{studio.concept.phrase}: {studio.recipe.title}"
+    title = f"{' and '.join(one.phrase for one in studio.concept.subjects)}: {studio.recipe.title}"
     curves = "".join(
         curve(name, [(look["step"], look[name]) for look in looks], kept)
         for name in ("loss", "subject", "text", "drift")
@@ -95,7 +89,7 @@ def _page(run: Artifact, studio: Studio, sheet: Image.Image, about: dict[str, An
         "recipe": studio.recipe.title,
         "paper": studio.recipe.paper or "-",
         "base": studio.recipe.backbone,
-        "photos": len(studio.concept.photos),
+        "photos": len(studio.concept.all_photos),
         "steps": f"{about['steps']}, kept {kept}",
         "seconds": about["seconds"],
         "peak memory": f"{about['peak_memory_mb']} MB",

@@ -154,6 +154,15 @@ class Studio:
 
     # -- photos ----------------------------------------------------------------------------------------------
 
+    def view_at(self, position: int) -> int:
+        """Which view item `position` of the run shows: a photo, or with `data.flip` its mirror image, in turn."""
+        views = len(self.concept.all_photos) * (1 + self.recipe.data.flip)
+        return self.draws.pick("photo", position, views)
+
+    def photo_at(self, position: int) -> int:
+        """Which of the concept's photos item `position` of the run shows."""
+        return self.view_at(position) // (1 + self.recipe.data.flip)
+
     def encode(self, photos: Sequence[Photo], *, flip: bool = False) -> Posterior:
         """Encode photos one by one, each followed by its mirror image if `flip`; cached by content."""
         views = [(photo, mirrored) for photo in photos for mirrored in ((False, True) if flip else (False,))]

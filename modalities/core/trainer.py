@@ -32,7 +32,7 @@ class Trainer:
         self.step = 0
         self.phases = studio.recipe.stretches()
         self.total = sum(phase.steps for phase in self.phases)
-        self.posterior = studio.encode(studio.concept.photos, flip=studio.recipe.data.flip)
+        self.posterior = studio.encode(studio.concept.all_photos, flip=studio.recipe.data.flip)
         self._optimizer: torch.optim.Optimizer | None = None
         studio.backbone.checkpoint_gradients(studio.recipe.train.gradient_checkpointing)
 
@@ -67,13 +67,14 @@ class Trainer:
         """The batch of the current step, with what the components add."""
         size = self.studio.recipe.train.batch
         positions = range(self.step * size, (self.step + 1) * size)
-        draws, templates = self.studio.draws, self.studio.recipe.data.prompts
-        views = len(self.posterior.mean)
-        rows = [draws.pick("photo", position, views) for position in positions]
-        picks = [draws.pick("prompt", position, len(templates)) for position in positions]
-        prompts = [self.studio.concept.prompt(templates[pick]) for pick in picks]
-        batch = self.studio.batch(self.posterior, rows, prompts, positions, purpose="subject")
-        for part in self.studio.components:
+        studio, templates, owners = self.studio, self.studio.recipe.data.prompts, self.studio.concept.owners
+        prompts = [
+            owners[studio.photo_at(position)].prompt(templates[studio.draws.pick("prompt", position, len(templates))])
+            for position in positions
+        ]
+        rows = [studio.view_at(position) for position in positions]
+        batch = studio.batch(self.posterior, rows, prompts, positions, purpose="subject")
+        for part in studio.components:
             batch = part.batch(batch)
         return batch
 

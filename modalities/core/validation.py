@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from dataclasses import asdict, dataclass, replace
 from statistics import mean
-from typing import TypeAlias
 
 import torch
 from PIL import Image
@@ -22,6 +21,7 @@ from modalities.core.studio import Studio
 TIMES = 4
 COARSEST = 4
 CHUNK = 8
+BOTH = "a {1} beside a {2}"
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,14 @@ class Look:
         return asdict(self)
 
 
-Final: TypeAlias = tuple[str, Image.Image, list[Image.Image]]
+@dataclass(frozen=True)
+class Final:
+    """What a finished run draws of one prompt, and what its base drew of the same prompt with the class word."""
+
+    prompt: str
+    class_prompt: str
+    before: Image.Image
+    after: list[Image.Image]
 
 
 class Validation:
@@ -64,17 +71,19 @@ class Validation:
         self._studio = studio
         # An encoder that sees a few pixels of each picture has no say in which step is kept.
         self.can_judge = COARSEST * min(likeness.side, prompts.side) >= studio.resolution
-        settings = studio.recipe.validation
-        concept = studio.concept
-        self._prompts = [concept.prompt(template) for template in settings.prompts]
-        self._captions = [concept.class_prompt(template) for template in settings.prompts]
-        self._similarity = SubjectSimilarity(likeness, [photo.open() for photo in concept.photos])
+        templates, subjects = studio.recipe.validation.prompts, studio.concept.subjects
+        self._prompts = [one.prompt(template) for one in subjects for template in templates]
+        self._captions = [one.class_prompt(template) for one in subjects for template in templates]
+        self._similarities = [SubjectSimilarity(likeness, [photo.open() for photo in one.photos]) for one in subjects]
         self._alignment = TextAlignment(prompts)
-        self._photos = self._fixed(studio.encode(concept.photos), self._photo_prompts(), "validation")
+        self._photos = self._fixed(studio.encode(studio.concept.all_photos), self._photo_prompts(), "validation")
         self.before = generate.previews(studio, self._captions, 1)
+        both = [studio.concept.class_prompt(BOTH)] if studio.concept.others else []
+        self._both_before = generate.previews(studio, both, 1)
         self._class = self._fixed(self._encoded(self.before), self._captions, "drift")
         self._base_answers = self._answers(self._class)
-        self._subject_span = (mean(self._similarity.score(self.before)), self._similarity.ceiling())
+        ceiling = mean(similarity.ceiling() for similarity in self._similarities)
+        self._subject_span = (self._similarity(self.before), ceiling)
         self._base_margin = self._margin(self.before)[1]
 
     @property
@@ -89,10 +98,19 @@ class Validation:
         """
         count = self._studio.recipe.validation.images if step else 1
         images = generate.previews(self._studio, self._prompts, count) if step else self.before
-        subject = mean(self._similarity.score(images))
+        subject = self._similarity(images)
         text, margin = self._margin(images)
         balance = _harmonic(_share(subject, self._subject_span), _share(margin, (0.0, self._base_margin)))
         return Look(step, self.loss(), subject, text, self._drift(), balance), images
+
+    def _similarity(self, images: list[Image.Image]) -> float:
+        """Mean likeness of previews, subject by subject, with the photos of their own subject."""
+        count = len(images) // len(self._similarities)
+        return mean(
+            score
+            for number, similarity in enumerate(self._similarities)
+            for score in similarity.score(images[number * count : (number + 1) * count])
+        )
 
     def _margin(self, images: list[Image.Image]) -> tuple[float, float]:
         """Mean alignment of previews, prompt by prompt, with their own prompts, and how far it is above the others'."""
@@ -102,13 +120,15 @@ class Validation:
         return own, own - others
 
     def final(self, images: int) -> list[Final]:
-        """Of each prompt: its template, what the base made of it, and `images` pictures of the subject."""
-        templates = self._studio.recipe.validation.prompts
-        made = generate.previews(self._studio, self._prompts, images)
-        return [
-            (template, self.before[number], made[number * images : (number + 1) * images])
-            for number, template in enumerate(templates)
-        ]
+        """`images` pictures of each prompt; of several subjects also the first two side by side."""
+        concept = self._studio.concept
+        both = [BOTH] if concept.others else []
+        prompts = [*self._prompts, *map(concept.prompt, both)]
+        captions = [*self._captions, *map(concept.class_prompt, both)]
+        made = generate.previews(self._studio, prompts, images)
+        groups = [made[start : start + images] for start in range(0, len(made), images)]
+        rows = zip(prompts, captions, [*self.before, *self._both_before], groups, strict=True)
+        return [Final(*row) for row in rows]
 
     def loss(self) -> float:
         """Mean error on the reference photos at fixed noise and times."""
@@ -125,8 +145,8 @@ class Validation:
             return torch.cat([denoise(self._studio.backbone, part).prediction for part in _chunks(batch)])
 
     def _photo_prompts(self) -> list[str]:
-        recipe = self._studio.recipe
-        return [self._studio.concept.prompt(recipe.data.prompts[0]) for _ in self._studio.concept.photos]
+        template = self._studio.recipe.data.prompts[0]
+        return [owner.prompt(template) for owner in self._studio.concept.owners]
 
     def _fixed(self, posterior: Posterior, prompts: list[str], purpose: str) -> Batch:
         """Every picture at `TIMES` evenly spaced times, always with the same noise."""

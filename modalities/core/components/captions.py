@@ -33,7 +33,7 @@ class Captions(Component):
         if not studio.training:
             return
         missing: list[str] = []
-        for photo in studio.concept.photos:
+        for photo, subject in zip(studio.concept.all_photos, studio.concept.owners, strict=True):
             path = (self.folder or photo.path.parent) / f"{photo.path.stem}.txt"
             try:
                 text = " ".join(path.read_text(encoding="utf-8").split())
@@ -44,13 +44,11 @@ class Captions(Component):
                 raise PcsError(f"{path}: cannot be read as text ({error}).") from error
             if text.count("{}") != 1:
                 raise PcsError(f"{path}: a caption names the subject with {{}} exactly once, not {text!r}.")
-            self._prompts.append(studio.concept.prompt(text))
+            self._prompts.append(subject.prompt(text))
         if missing:
             raise PcsError(f"captions: {', '.join(missing)} has no text file of its name; write one for every photo.")
 
     def batch(self, batch: Batch) -> Batch:
-        draws, views = self.studio.draws, 1 + self.studio.recipe.data.flip
-        count = len(self._prompts) * views
-        own = [self._prompts[draws.pick("photo", position, count) // views] for position in batch.positions]
+        own = [self._prompts[self.studio.photo_at(position)] for position in batch.positions]
         prompts = zip(batch.prompts, own, batch.is_prior.tolist(), strict=True)
         return replace(batch, prompts=tuple(prompt if prior else said for prompt, said, prior in prompts))

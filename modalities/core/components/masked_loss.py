@@ -38,7 +38,7 @@ class MaskedLoss(Component):
         if not studio.training:
             return
         views = (False, True) if studio.recipe.data.flip else (False,)
-        rows = [self._weight(photo, mirrored) for photo in studio.concept.photos for mirrored in views]
+        rows = [self._weight(photo, mirrored) for photo in studio.concept.all_photos for mirrored in views]
         self._weights = torch.stack(rows).to(studio.backbone.device)
 
     def _weight(self, photo: Photo, mirrored: bool) -> Tensor:
@@ -59,7 +59,6 @@ class MaskedLoss(Component):
         """Weigh the subject's items; those that other components add before count in full."""
         import torch
 
-        draws, count = self.studio.draws, len(self._weights)
-        rows = [draws.pick("photo", position, count) for position in batch.positions]
+        rows = [self.studio.view_at(position) for position in batch.positions]
         weight = torch.where(batch.is_prior[:, None, None, None], 1.0, self._weights[rows])
         return batch.weighed(weight)

@@ -14,6 +14,7 @@ from pydantic import Field, PrivateAttr
 
 from modalities.core.component import Component, Template
 from modalities.core.concept import Concept
+from modalities.core.errors import PcsError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -46,15 +47,17 @@ class PriorPreservation(Component):
 
     def prepare(self, studio: Studio) -> None:
         super().prepare(studio)
-        self._captions = [studio.concept.class_prompt(template) for template in self.prompts]
+        subjects = studio.concept.subjects
+        self._captions = [one.class_prompt(template) for template in self.prompts for one in subjects]
         if not studio.training:
             return
         if self.source == "output":
             studio.keeps_base = True
             return
+        if self.images and studio.concept.others:
+            raise PcsError("prior_preservation.images: holds one class; leave it out to let the base draw each.")
         folder = self.images or self._generated()
-        photos = Concept.from_folder(folder, noun=studio.concept.noun).photos
-        self._pictures = studio.encode(photos)
+        self._pictures = studio.encode(Concept.from_folder(folder, noun=subjects[0].noun).photos)
 
     def _generated(self) -> Path:
         from modalities.core.generate import class_images
@@ -85,7 +88,9 @@ class PriorPreservation(Component):
         return self.studio.batch(self._pictures, rows, prompts, batch.positions, purpose="prior", is_prior=True)
 
     def _caption(self, position: int) -> str:
-        return self._captions[self.studio.draws.pick("prior prompt", position, len(self._captions))]
+        """A class prompt of the subject that item `position` shows."""
+        owner = self.studio.concept.owners[self.studio.photo_at(position)]
+        return owner.class_prompt(self.prompts[self.studio.draws.pick("prior prompt", position, len(self.prompts))])
 
     def loss(self, step: Step, batch: Batch) -> Tensor:
         return self.weight * step.error[batch.is_prior].mean()

@@ -12,7 +12,7 @@ from pydantic import Field, PrivateAttr
 
 from modalities.core.component import Component
 from modalities.core.components.textual_inversion import TextualInversion
-from modalities.core.concept import spelled
+from modalities.core.concept import sole, spelled
 from modalities.core.errors import PcsError
 
 if TYPE_CHECKING:
@@ -45,6 +45,7 @@ class RankOneEdit(Component):
         from modalities.core.gated_edit import Edits
 
         super().prepare(studio)
+        sole(studio.concept, self.name)
         earlier = itertools.takewhile(lambda part: part.name != self.name, studio.recipe.components)
         word = next((part for part in earlier if isinstance(part, TextualInversion)), None)
         if word is None:

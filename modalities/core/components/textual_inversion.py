@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from pydantic import Field, PrivateAttr
 
 from modalities.core.component import Component
-from modalities.core.concept import phrase_of, spelled
-from modalities.core.errors import PcsError
+from modalities.core.concept import numbered, phrase_of, require_word, spelled
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -43,27 +42,25 @@ class TextualInversion(Component):
         from modalities.core.vocabulary import add_words, mean_embedding, mean_output
 
         super().prepare(studio)
-        if self.token not in studio.concept.phrase:
-            raise PcsError(
-                f'textual_inversion: the subject is "{studio.concept.phrase}", which does not use the token '
-                f'{self.token}; set data.subject to "{self.token}" or "{self.token} {{noun}}".'
-            )
-        text = phrase_of(self.init, studio.concept.noun)
-        for name, encoder in studio.backbone.text_encoders.items():
-            tokenizer = studio.backbone.tokenizers[name]
-            start = (mean_output if self.start == "output" else mean_embedding)(tokenizer, encoder, text)
-            self._rows[name] = add_words(
-                tokenizer, encoder, spelled(self.token, self.vectors), start.repeat(self.vectors, 1)
-            )
-            self._starts[name] = self._rows[name].detach().clone()
+        for number, subject in enumerate(studio.concept.subjects, start=1):
+            token = numbered(self.token, number)
+            require_word(subject.phrase, token, self.name)
+            text = phrase_of(self.init, subject.noun)
+            for name, encoder in studio.backbone.text_encoders.items():
+                tokenizer = studio.backbone.tokenizers[name]
+                start = (mean_output if self.start == "output" else mean_embedding)(tokenizer, encoder, text)
+                words = spelled(token, self.vectors)
+                rows = add_words(tokenizer, encoder, words, start.repeat(self.vectors, 1))
+                self._rows[name if number == 1 else f"{name}.{number}"] = rows
+        self._starts = {name: rows.detach().clone() for name, rows in self._rows.items()}
 
     def loss(self, step: Step, batch: Batch) -> Tensor | None:
-        """The anchor, summed over text encoders."""
+        """The anchor, summed over text encoders and subjects."""
         if not self.anchor:
             return None
         first, *others = ((rows - self._starts[name]).square().sum() for name, rows in self._rows.items())
         return self.anchor * sum(others, first)
 
     def parameters(self) -> dict[str, Parameter]:
-        """`<text encoder>` -> (vectors, width)."""
+        """`<text encoder>` -> (vectors, width), of the second subject `<text encoder>.2`, and so on."""
         return dict(self._rows)
