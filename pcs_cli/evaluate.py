@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from modalities.core.evaluate import Gate, Report
     from modalities.core.evidence import Evidence
     from modalities.core.machine import Machine
-    from modalities.core.media import Photo
     from modalities.core.progress import Progress
 
 MISSED = 3
@@ -118,31 +117,16 @@ def _evidence(
     run = Artifact.open(subject)
     templates = read_templates(prompts) if prompts else tuple(run.recipe().validation.prompts)
     history = [line for line in run.metrics() if "balance" in line]
-    subjects = run.subjects()
-    if against and len(subjects) > 1:
-        raise PcsError(f"--against: {subject} knows {len(subjects)} subjects; each is held against its own photos.")
+    own = run.photos()
+    if against and len(own) > 1:
+        raise PcsError(f"--against: {subject} knows {len(own)} subjects; each is held against its own photos.")
     found: list[Evidence] = []
-    for number, told in enumerate(subjects, start=1):
+    for number, some in enumerate(own, start=1):
         exam = Exam(templates, count, seed, number)
         drawn = exam.sit(run, machine, progress)
         classes = exam.class_pictures(run, machine)
-        found.append(Evidence(drawn, machine, photos or _own_photos(told), classes, history, progress))
+        found.append(Evidence(drawn, machine, photos or some, classes, history, progress))
     return found
-
-
-def _own_photos(subject: dict[str, Any]) -> tuple[Photo, ...]:
-    """The photos that a run learned a subject from, as far as they are still where they were and what they were."""
-    from modalities.core import media
-
-    found: list[Photo] = []
-    for name, digest in subject["photos"].items():
-        try:
-            photo = media.read_photo(Path(name))
-        except media.Unusable:
-            continue
-        if photo.digest == digest:
-            found.append(photo)
-    return tuple(found)
 
 
 def _tell(reports: list[Report], demands: list[Gate], missed: list[str], page: Path) -> None:

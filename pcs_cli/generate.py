@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from pcs_cli.console import console
+from pcs_cli.merge import together
 from pcs_cli.options import Json, Offline, Out, Quiet, Set
 
 
@@ -17,6 +18,10 @@ def generate(
         list[str], typer.Argument(help='What to show; {} is the subject: "a {} in the snow"; several are {1}, {2}.')
     ],
     count: Annotated[int, typer.Option("-n", min=1, max=10_000, help="Images for each prompt.")] = 1,
+    others: Annotated[
+        list[str],
+        typer.Option("--with", metavar="RUN[:WEIGHT]", help="Add the subject of another run, as {2}. May be repeated."),
+    ] = [],  # noqa: B006
     seed: Annotated[int, typer.Option(min=0, help="Same seed, same bytes.")] = 0,
     out: Out = None,
     grid: Annotated[bool, typer.Option("--grid", help="Also write a contact sheet of all images.")] = False,
@@ -40,7 +45,8 @@ def generate(
     from modalities.core.files import require_writable, slug
 
     artifact = Artifact.open(run)
-    concept = artifact.concept()
+    source = together([str(run), *others]) if others else artifact
+    concept = source.concept()
     spelled = [(concept.prompt(prompt), concept.class_prompt(prompt)) for prompt in prompts]
     folder = out or run / "images"
     require_writable(folder, megabytes=5)
@@ -52,7 +58,7 @@ def generate(
     written: list[Path] = []
     rows: list[tuple[str, list[media.Image.Image]]] = []
     with console.progress() as progress:
-        studio = artifact.studio(machine.machine(), progress, recipe.changes_of(changes))
+        studio = source.studio(machine.machine(), progress, recipe.changes_of(changes))
         progress.start("generating", len(spelled) * count)
         for prompt, said in spelled:
             rows.append((prompt, []))

@@ -9,10 +9,12 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from modalities.core import media
 from modalities.core import recipe as recipes
 from modalities.core.concept import Concept
 from modalities.core.errors import PcsError
 from modalities.core.files import replacing, write_json, write_text
+from modalities.core.media import Photo
 from modalities.core.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -122,6 +124,10 @@ class Artifact:
         about = self.about()
         return [about, *about.get("others", [])]
 
+    def photos(self) -> list[tuple[Photo, ...]]:
+        """Of every subject the photos that the run learned from, as far as they are there and what they were."""
+        return [_still_there(one["photos"]) for one in self.subjects()]
+
     def metrics(self) -> list[dict[str, Any]]:
         """The lines of `metrics.jsonl`."""
         if not self.metrics_file.is_file():
@@ -198,6 +204,18 @@ class Artifact:
             raise PcsError(f"{self.folder}: cannot resume, {_photo_change(before, concept)}; choose another --out.")
         if self.about()["base_fingerprint"] != base_fingerprint:
             raise PcsError(f"{self.folder}: cannot resume, the base has changed; choose another --out.")
+
+
+def _still_there(photos: dict[str, str]) -> tuple[Photo, ...]:
+    found: list[Photo] = []
+    for name, digest in photos.items():
+        try:
+            photo = media.read_photo(Path(name))
+        except media.Unusable:
+            continue
+        if photo.digest == digest:
+            found.append(photo)
+    return tuple(found)
 
 
 def _told(concept: Concept) -> dict[str, Any]:

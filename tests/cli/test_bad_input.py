@@ -446,3 +446,37 @@ def test_with_json_an_error_is_an_object_too(pcs: Pcs) -> None:
 def test_inspect_opens_no_pickle(pcs: Pcs, tmp_path: Path) -> None:
     (tmp_path / "weights.ckpt").write_bytes(b"\x80\x04.")
     _one_line(pcs("inspect", "weights.ckpt"), "weights.ckpt", "safetensors")
+
+
+# -- several subjects ----------------------------------------------------------------------------------------
+
+
+def test_every_folder_needs_a_noun(pcs: Pcs, photos: Path) -> None:
+    _one_line(pcs("train", "image", photos, photos, "--noun", "dog"), "--noun", "1 times for 2 folders", "in order")
+
+
+def test_two_subjects_that_no_prompt_could_tell_apart(pcs: Pcs, photos: Path, base: Path) -> None:
+    words = ("--noun", "dog", "--noun", "dog", "--base", base, "--set", "data.subject=my {noun}")
+    _one_line(pcs("train", "image", photos, photos, *words), 'both be called "my dog"', "data.subject")
+
+
+def test_one_run_cannot_be_merged(pcs: Pcs) -> None:
+    _one_line(pcs("merge", "runs/dog"), "two or more")
+
+
+def test_merging_what_is_no_run(pcs: Pcs, photos: Path) -> None:
+    _one_line(pcs("merge", photos, "nowhere:0.5"), str(photos), "is not a run folder")
+
+
+def test_runs_of_the_same_words_cannot_be_merged(pcs: Pcs, photos: Path, base: Path) -> None:
+    assert pcs("train", "image", photos, "--noun", "dog", "--base", base, "--out", "one", *FAST).code == 0
+    _one_line(pcs("merge", "one", "one"), 'both be called "sks dog"', "data.subject")
+    _one_line(pcs("generate", "one", "a {1} and a {2}", "--with", "one"), 'both be called "sks dog"')
+
+
+def test_a_prompt_that_names_no_subject_of_several(pcs: Pcs, photos: Path, base: Path) -> None:
+    others = tiny.photos(Path("others"), seed=5)
+    words = ("--noun", "dog", "--noun", "cat", "--base", base, "--out", "two", *FAST)
+    assert pcs("train", "image", photos, others, *words).code == 0
+    _one_line(pcs("generate", "two", "a {} in the snow"), "{1} for sks dog, {2} for ohwx cat")
+    _one_line(pcs("eval", "two", "--against", photos), "--against", "2 subjects")

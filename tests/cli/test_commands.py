@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests import tiny
 from tests.conftest import Typed
 
 Pcs = Callable[..., Typed]
@@ -47,7 +48,17 @@ def test_light_commands_import_no_torch(words: list[str]) -> None:
 
 
 def test_help_fits_80_columns(pcs: Pcs) -> None:
-    for words in ([], ["train", "image"], ["generate"], ["recipes"], ["base"], ["inspect"], ["doctor"], ["world"]):
+    for words in (
+        [],
+        ["train", "image"],
+        ["generate"],
+        ["recipes"],
+        ["base"],
+        ["inspect"],
+        ["doctor"],
+        ["world"],
+        ["merge"],
+    ):
         typed = pcs(*words, "--help")
         assert typed.code == 0
         assert max(len(line) for line in typed.out.splitlines()) <= 80
@@ -377,3 +388,41 @@ def test_world_render_varied_tells_of_everything_in_the_picture(pcs: Pcs) -> Non
             assert "wearing" in truth["caption"] or "with" in truth["caption"]
     assert {"cartoon", "pencil", "pixel art", "watercolor"} <= {truth["style"] for truth in truths}
     assert sum(truth["companion"] is not None for truth in truths) > 3
+
+
+# -- several subjects ----------------------------------------------------------------------------------------
+
+
+def test_two_folders_train_into_one_run_that_names_them_by_number(pcs: Pcs, photos: Path, base: Path) -> None:
+    other = tiny.photos(Path("others"), seed=5)
+    typed = pcs("train", "image", photos, other, "--noun", "dog", "--noun", "cat", "--base", base, *FAST)
+    assert typed.code == 0, typed.err
+    assert "sks dog, 3 photos; ohwx cat, 3 photos" in typed.err
+    assert 'pcs generate runs/photos-others "a {1} beside a {2} in the snow" -n 4' in typed.out
+    typed = pcs("generate", "runs/photos-others", "a {2} on a {1}", "--json")
+    with Image.open(typed.json["images"][0]) as picture:
+        assert picture.text["prompt"] == "a ohwx cat on a sks dog"  # type: ignore[attr-defined]
+    typed = pcs("eval", "runs/photos-others", "-n", "1", "--metrics", "dino_i", "--json")
+    assert [one["title"] for one in typed.json["reports"]] == ["photos-others, sks dog", "photos-others, ohwx cat"]
+
+
+def test_merge_shows_whom_each_subject_is_like_and_leaves_a_run(pcs: Pcs, run: Path, photos: Path, base: Path) -> None:
+    other = tiny.photos(Path("others"), seed=5)
+    assert pcs("train", "image", other, "--noun", "cat", "--base", base, "--out", "second", *FAST).code == 0
+    typed = pcs("merge", run, "second:0.8", "--out", "both")
+    assert typed.code == 0, typed.err
+    table = [line.split() for line in typed.out.splitlines()]
+    assert table[0] == ["asked", "for", "like", "sks", "dog", "like", "sks", "cat"]
+    assert [row[:2] for row in table[1:3]] == [["sks", "dog"], ["sks", "cat"]]
+    assert Path("both/contact-sheet.png").is_file()
+    typed = pcs("generate", "both", "a {1} beside a {2}", "--json")
+    assert typed.code == 0, typed.err
+    together = Path(typed.json["images"][0]).read_bytes()
+    typed = pcs("generate", run, "a {1} beside a {2}", "--with", "second:0.8", "--out", "joined", "--json")
+    assert typed.code == 0, typed.err
+    assert Path(typed.json["images"][0]).read_bytes() != together  # fused there, added here
+    typed = pcs("merge", run, "second:0.8", "--method", "add", "--out", "added", "--json")
+    assert typed.json["subjects"] == ["sks dog", "sks cat"]
+    assert len(typed.json["alone"]) == len(typed.json["together"]) == 2
+    drawn = pcs("generate", "added", "a {1} beside a {2}", "--json").json["images"][0]
+    assert Path(drawn).read_bytes() == Path("joined/a-sks-dog-beside-a-sks-cat-seed0-000.png").read_bytes()
