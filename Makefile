@@ -8,7 +8,7 @@ PHOTOS ?= docs/example-photos/mug
 DEMO_RUN ?= runs/demo
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow check fix bench bench-methods bench-eval docs wheel clean
+.PHONY: help setup demo test test-slow check fix bench bench-methods bench-merge bench-eval docs wheel clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -63,6 +63,10 @@ bench-methods: $(VENV)/.installed-test ## Measure every image recipe on six held
 	$(BIN)/pcs bench run $(METHODS) $(METHOD_RECIPES) --metrics identity,context,view,copy,drift
 	cp tests/benchmarks/methods.md docs/personalization.md
 	$(BIN)/pcs bench table $(METHODS) $(METHOD_RECIPES) --format md >> docs/personalization.md
+
+bench-merge: $(VENV)/.installed-test ## Measure merging of what `make bench-methods` learned
+	cp tests/benchmarks/merging.md docs/several-subjects.md
+	$(BIN)/python -m tests.benchmarks.merging $(METHODS)/jobs >> docs/several-subjects.md
 
 bench-eval: $(VENV)/.installed-test ## Measure what `pcs eval` adds to its encoders
 	$(BIN)/python -m tests.benchmarks.evaluation
