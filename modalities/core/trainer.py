@@ -72,7 +72,7 @@ class Trainer:
             owners[studio.photo_at(position)].prompt(templates[studio.draws.pick("prompt", position, len(templates))])
             for position in positions
         ]
-        rows = [studio.view_at(position) for position in positions]
+        rows = [studio.draws.pick("photo", position, len(self.posterior.mean)) for position in positions]
         batch = studio.batch(self.posterior, rows, prompts, positions, purpose="subject")
         for part in studio.components:
             batch = part.batch(batch)
