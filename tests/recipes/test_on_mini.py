@@ -21,6 +21,7 @@ from modalities.core.evaluate import evaluate
 from modalities.core.evidence import Evidence, photos_of
 from modalities.core.exam import Exam
 from modalities.core.machine import Machine
+from modalities.core.merge import Share, Together, compare
 from modalities.core.metrics.dino_i import SubjectSimilarity
 from modalities.core.personalize import personalize
 from modalities.core.progress import Silent
@@ -114,3 +115,37 @@ def test_a_model_that_was_trained_far_too_long_is_found_to_repeat_its_photos(mac
     assert "repeats its photos" in said["dreambooth"].remark
     assert "repeats" not in said["dreambooth_lora"].remark
     assert said["dreambooth_lora"].high < said["dreambooth"].low
+
+
+@pytest.mark.slow
+def test_closing_perfusions_gate_after_training_lets_ever_less_of_the_subject_in(
+    machine: Machine, tmp_path: Path
+) -> None:
+    run = learn("image/perfusion", Subject.random(9002, "mug", held_out=True), machine, tmp_path)
+    likeness = SubjectSimilarity(machine.encoders()[0], [photo.open() for photo in run.photos()[0]])
+    prompts = [run.concept().prompt(prompt) for prompt in ASKED_FOR.values()]
+    scores: list[float] = []
+    for beta in (0.5, 0.9, 1.1, 1.5):
+        studio = run.studio(machine, None, {"components": {"rank_one_edit": {"beta": beta}}})
+        scores.append(mean(likeness.score(generate.previews(studio, prompts, 4))))
+    assert scores == sorted(scores, reverse=True), scores
+    assert scores[0] - scores[-1] > 0.15, scores
+
+
+@pytest.mark.slow
+def test_fusing_six_subjects_keeps_more_of_each_than_adding_them(machine: Machine, tmp_path: Path) -> None:
+    shares: list[Share] = []
+    for kind in ("mug", "robot", "car", "house", "teapot", "chair"):
+        (tmp_path / kind).mkdir()
+        subject = Subject.random(9003, kind, held_out=True)
+        shares.append(Share(learn("image/custom_diffusion", subject, machine, tmp_path / kind)))
+    photos_of_all = [share.run.photos()[0] for share in shares]
+    own: dict[str, float] = {}
+    bleed: dict[str, float] = {}
+    for method in ("add", "fuse"):
+        studio = Together.of(shares).merged(machine, Silent(), method=method).studio(machine)
+        table = compare(shares, studio, photos_of_all, machine, Silent()).merged
+        own[method] = mean(table[i][i] for i in range(6))
+        bleed[method] = mean(table[i][j] for i in range(6) for j in range(6) if i != j)
+    assert own["fuse"] > own["add"] + 0.02, own
+    assert own["fuse"] - bleed["fuse"] > own["add"] - bleed["add"], (own, bleed)
