@@ -5,6 +5,7 @@ The subject is of a composition that no training picture showed; contexts of the
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 from statistics import mean
 
@@ -118,9 +119,7 @@ def test_a_model_that_was_trained_far_too_long_is_found_to_repeat_its_photos(mac
 
 
 @pytest.mark.slow
-def test_closing_perfusions_gate_after_training_lets_ever_less_of_the_subject_in(
-    machine: Machine, tmp_path: Path
-) -> None:
+def test_closing_perfusions_gate_after_training_takes_the_subject_out(machine: Machine, tmp_path: Path) -> None:
     run = learn("image/perfusion", Subject.random(9002, "mug", held_out=True), machine, tmp_path)
     likeness = SubjectSimilarity(machine.encoders()[0], [photo.open() for photo in run.photos()[0]])
     prompts = [run.concept().prompt(prompt) for prompt in ASKED_FOR.values()]
@@ -128,7 +127,8 @@ def test_closing_perfusions_gate_after_training_lets_ever_less_of_the_subject_in
     for beta in (0.5, 0.9, 1.1, 1.5):
         studio = run.studio(machine, None, {"components": {"rank_one_edit": {"beta": beta}}})
         scores.append(mean(likeness.score(generate.previews(studio, prompts, 4))))
-    assert scores == sorted(scores, reverse=True), scores
+    # A gate that is wide open lets the whole word in; there its middle does not matter.
+    assert all(later < earlier + 0.01 for earlier, later in itertools.pairwise(scores)), scores
     assert scores[0] - scores[-1] > 0.15, scores
 
 
