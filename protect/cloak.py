@@ -14,7 +14,7 @@ from torch import Tensor
 from modalities.core.backbone import Posterior
 from modalities.core.draws import generator
 from modalities.core.step import Step
-from protect import budget, views
+from protect import budget, times, views
 from protect.gradient import Question, of_pixels
 from protect.lossy import rounded
 from protect.objective import target_pixels
@@ -117,6 +117,11 @@ class Cloak:
             if act.verb == "joint":
                 surrogate.train(act.who, self._views_to_train_on("protected"))
             return loss
+        if act.verb == "choose_times":
+            surrogate.use(act.who)
+            for row in range(len(self.canvases)):
+                self.canvases[row].times = times.chosen(self, row)
+            return math.nan
         {"fork": surrogate.fork, "keep": surrogate.keep, "recall": surrogate.recall}[act.verb](act.who)
         return math.nan
 
@@ -149,10 +154,11 @@ class Cloak:
                 if step is not None:
                     losses.append(float(step.error.mean()))
             for row, direction in zip(rows, directions, strict=True):
-                self._move(self.canvases[row], direction, number)
+                self.move(self.canvases[row], direction, number)
         return sum(losses) / len(losses) if losses else math.nan
 
-    def _move(self, canvas: Canvas, direction: Tensor, number: int) -> None:
+    def move(self, canvas: Canvas, direction: Tensor, number: int) -> None:
+        """Step number `number` of one photo along the sign of a direction, inside the budget."""
         if not direction.isfinite().all():
             canvas.broken = True
             return

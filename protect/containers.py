@@ -69,7 +69,7 @@ def _as_parameters(source: Path, kind: str) -> dict[str, Any]:
         found: dict[str, Any] = {"exif": image.getexif().tobytes()} if image.getexif() else {}
         if kind == "TIFF" and image.format == "TIFF":
             # Pillow takes the tags of a TIFF, among them XMP, from `tiffinfo`.
-            tags = {number: image.tag_v2[number] for number in (270, 271, 272, 274, 305, 306, 315, 700, 33432, 33723)
+            tags = {number: image.tag_v2[number] for number in (270, 271, 272, 305, 306, 315, 700, 33432, 33723)
                     if number in image.tag_v2}  # fmt: skip
             compression = str(told.get("compression", "raw"))
             found = {"tiffinfo": tags, "compression": compression if compression in LOSSLESS_TIFF else "tiff_lzw"}

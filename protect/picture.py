@@ -96,10 +96,13 @@ def read(path: Path) -> Picture:
             raise Unusable("is empty (0 bytes)")
         with Image.open(path) as image:
             _require_kept(image)
-            orientation = int(image.getexif().get(EXIF_ORIENTATION, 1))
             values, alpha, palette, remarks = _pixels(image, path)
+            # Asked after loading: Pillow turns the pixels of a TIFF upright itself, and drops the tag.
+            orientation = int(image.getexif().get(EXIF_ORIENTATION, 1))
             kind = "JPEG" if image.format == "MPO" else str(image.format)
     except UnidentifiedImageError as error:
+        if path.suffix.lower() in (".heic", ".heif", ".avif"):
+            raise Unusable(f"is {path.suffix[1:].upper()}; convert it to PNG or JPEG first") from error
         raise Unusable("is not a picture, or of a format that cannot be read") from error
     except OSError as error:
         raise Unusable(f"cannot be read ({error.strerror})" if error.strerror else f"is damaged ({error})") from error

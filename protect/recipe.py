@@ -76,8 +76,6 @@ class Times(Section):
 
     low: Share = 0.0
     high: Share = 1.0
-    greedy: bool = False
-    """Choose for each photo, before the start, the times at which its gradient is largest (SimAC)."""
 
     @model_validator(mode="after")
     def _in_order(self) -> Times:
@@ -87,7 +85,7 @@ class Times(Section):
 
 
 class Act(Section):
-    """One thing that a program does; exactly one of `fork`, `train`, `perturb`, `joint`, `keep`, `recall`."""
+    """One thing that a program does; exactly one of its verbs, whose value names a surrogate."""
 
     fork: str | None = None
     """Copy the main surrogate to this name."""
@@ -101,6 +99,8 @@ class Act(Section):
     """Keep the surrogate of this name as the next snapshot."""
     recall: str | None = None
     """Put the next snapshot, in turn, in place of the surrogate of this name."""
+    choose_times: str | None = None
+    """Choose for each photo the times at which its gradient is largest, and keep to them (SimAC)."""
     photos: Literal["originals", "protected"] = "originals"
     """What to train on."""
     steps: Positive = 1
@@ -121,14 +121,19 @@ class Act(Section):
         return str(getattr(self, self.verb))
 
 
-VERBS = ("fork", "train", "perturb", "joint", "keep", "recall")
+VERBS = ("fork", "train", "perturb", "joint", "keep", "recall", "choose_times")
 
 
 class Stage(Section):
     """Acts that are done one after another, several times over."""
 
     repeat: Positive = 1
-    do: Annotated[list[Act], Field(min_length=1)]
+    do: Annotated[list[Act | Stage], Field(min_length=1)]
+
+    def acts(self) -> list[Act]:
+        """Everything that it does, each act one step long."""
+        once = [one for item in self.do for one in (item.acts() if isinstance(item, Stage) else [item] * item.steps)]
+        return once * self.repeat
 
 
 class Output(Section):
@@ -155,8 +160,7 @@ class Protection(Recipe):
 
     def acts(self) -> list[Act]:
         """The whole program, each act one step long."""
-        listed = [act for stage in self.program for _ in range(stage.repeat) for act in stage.do]
-        return [act for act in listed for _ in range(act.steps)]
+        return [act for stage in self.program for act in stage.acts()]
 
     def count(self, *verbs: str) -> int:
         """Steps of the program that are one of these verbs."""

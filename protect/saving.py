@@ -16,8 +16,8 @@ from modalities.core.media import Unusable
 from protect import picture as pictures
 from protect.picture import Picture
 
-# Qualities that are tried for a JPEG, and corrections at each.
-FINER, CORRECTIONS = 5, 6
+# Corrections of a JPEG at one quality.
+CORRECTIONS = 8
 # What a level may differ by in arithmetic alone.
 EXACT = 1e-6
 
@@ -90,9 +90,8 @@ def _as_jpeg(photo: Picture, delta: NDArray[np.int16], reach: NDArray[np.float32
     Its own rounding adds to the change. What is too much is taken off again pixel by pixel; where that does not
     settle, the quality is raised, and only at the highest one the change is made smaller, block by block.
     """
-    limit = reach[None]
-    for trial in range(FINER):
-        wanted = delta.astype(np.float64)
+    limit, wanted = reach[None], delta.astype(np.float64)
+    while True:
         for _ in range(CORRECTIONS):
             content = pictures.encoded(photo, photo.changed(np.rint(wanted).astype(np.int16)), "JPEG", quality)
             change = _decoded(content) - np.moveaxis(photo.values.astype(np.float64), 2, 0)
@@ -100,7 +99,9 @@ def _as_jpeg(photo: Picture, delta: NDArray[np.int16], reach: NDArray[np.float32
             if not (np.abs(excess) > EXACT).any():
                 return content, quality
             wanted = wanted - excess if quality < 100 else wanted * (1 - _blocks(excess) / 3) - excess
-        quality = min(100, quality + 1 + trial)
+        if quality == 100:
+            break
+        quality, wanted = quality + math.ceil((100 - quality) / 2), delta.astype(np.float64)
     raise Unusable(f"cannot be kept within {reach.max():g} levels as JPEG; add --set output.format=png")
 
 
