@@ -62,7 +62,8 @@ def write_page(found: dict[str, Any], question: Question, out: Path) -> None:
     body = [
         f"<h1>Audit: {html.escape(found['verdict'])}</h1>",
         f"<p>{html.escape(title(found['results'][0]))}; {found['seeds']} trainings of each kind, "
-        f"{found['pictures_per_training']} pictures from each, {len(pairs)} photos, {found['mixed']} of them unprotected. "
+        f"{found['pictures_per_training']} pictures from each, {len(pairs)} photos, {found['mixed']} of them without "
+        "protection. "
         "Likeness is DINO-I to the clean photos; differences are of pictures from the same noise, with 95 % intervals "
         "over trainings and prompts.</p>",
         *(_table(result) for result in found["results"]),
@@ -154,7 +155,8 @@ PAGE = """<!doctype html>
 .both {{ position: relative; --cut: 50%; line-height: 0; }}
 .pair img {{ width: 100%; image-rendering: auto; }} .both .after {{ position: absolute; inset: 0;
   clip-path: inset(0 0 0 var(--cut)); }}
-.both::after {{ content: ""; position: absolute; top: 0; bottom: 0; left: var(--cut); border-left: 2px solid var(--mark); }}
+.both::after {{ content: ""; position: absolute; top: 0; bottom: 0; left: var(--cut);
+  border-left: 2px solid var(--mark); }}
 .both input {{ position: absolute; inset: 0; width: 100%; height: 100%; opacity: 0; cursor: ew-resize; z-index: 1; }}
 .both:focus-within {{ outline: 2px solid var(--mark); }}
 figcaption {{ overflow-wrap: anywhere; }}

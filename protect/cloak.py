@@ -57,10 +57,13 @@ class Canvas:
             cover = torch.from_numpy(picture.alpha.astype(np.float32) / np.iinfo(picture.alpha.dtype).max)[None]
         return cls(levels, reach, torch.zeros_like(levels), torch.zeros(0), cover, saved)
 
-    def shown(self, delta: Tensor) -> Float[Tensor, "3 h w"]:
-        """What a viewer sees after `delta`, rounded as a file is, in levels; differentiable."""
-        levels = (self.levels + rounded(delta)).clamp(0, 255)
-        levels = levels if self.cover is None else levels * self.cover + 255 * (1 - self.cover)
+    def shown(self, delta: Tensor, box: tuple[int, int, int, int]) -> Float[Tensor, "3 h w"]:
+        """What a viewer sees of a part after `delta`, rounded as a file is, in levels; differentiable."""
+        left, top, right, bottom = box
+        part = (slice(None), slice(top, bottom), slice(left, right))
+        levels = (self.levels[part] + rounded(delta[part])).clamp(0, 255)
+        if self.cover is not None:
+            levels = levels * self.cover[part] + 255 * (1 - self.cover[part])
         return levels.expand(3, -1, -1)
 
     def whole(self) -> NDArray[np.int16]:
@@ -220,9 +223,10 @@ class Cloak:
         looks: list[Tensor] = []
         for row, view, leaf in zip(rows, chosen, leaves, strict=True):
             canvas = self.canvases[row]
-            shown = canvas.shown(leaf if which == "protected" else torch.zeros_like(leaf))
+            part, box = views.region(view, *canvas.levels.shape[-2:])
+            shown = canvas.shown(leaf if which == "protected" else torch.zeros_like(leaf), box)
             saved = canvas.saved if which == "protected" else None
-            looks.append(views.seen(shown, view, self.resolution, row, self.done, saved=saved))
+            looks.append(views.seen(shown, part, self.resolution, row, self.done, saved=saved))
         return torch.stack(looks), leaves
 
     # -- its state -------------------------------------------------------------------------------------------

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from modalities.core import media
 from modalities.core.errors import PcsError
 from modalities.core.files import fingerprint, write_json
@@ -19,6 +21,7 @@ RECORD = "protect.json"
 FORMAT = 1
 # Pixels of all photos of a group: their changes are held in memory together.
 GROUP_PIXELS = 48_000_000
+FLAT_SHARE = 0.8
 RAW = {".cr2", ".cr3", ".nef", ".arw", ".dng", ".raf", ".orf", ".rw2", ".jxl"}
 
 
@@ -126,8 +129,20 @@ def _entry(path: Path, name: str, out: Path, recipe: Protection) -> Entry:
     kind = {"same": photo.format, "png": "PNG", "jpeg": "JPEG"}[recipe.output.format]
     if kind == "JPEG" and (photo.alpha is not None or photo.per_level != 1):
         raise media.Unusable("has transparency or 16 bits, which JPEG cannot hold; leave output.format as it is")
+    remarks = photo.remarks
+    if _flat_share(photo) > FLAT_SHARE:
+        remarks = (
+            *remarks,
+            "is flat in most places, where a change is seen most; --set budget.texture=0.7 spares them",
+        )
     target = out / name if kind == photo.format else (out / name).with_suffix(picture.KEPT[kind])
-    return Entry(name, path, target, kind, height * width, fingerprint(path), photo.remarks)
+    return Entry(name, path, target, kind, height * width, fingerprint(path), remarks)
+
+
+def _flat_share(photo: picture.Picture) -> float:
+    """Share of neighbouring pixels whose levels differ by less than one."""
+    steps = np.abs(np.diff(photo.levels.mean(0), axis=1))
+    return float((steps < 1).mean())
 
 
 def _require_apart(photos: Path, out: Path) -> None:

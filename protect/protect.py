@@ -91,8 +91,8 @@ def protect(
         name, reason = next(iter(found.skipped.items()))
         raise PcsError(f"{name}: {reason}; nothing was started, as --strict asks.")
     require_writable(out, megabytes=20 + 16 * sum(entry.pixels for entry in found.entries) / 1e6)
-    for name in already_protected(photos, found.entries):
-        progress.warn(f"{name} was protected before; changes are measured from it as it is.")
+    _require_memory(recipe, found, machine)
+    _warn(photos, found, progress)
     with lock(out):
         progress.start(f"loading {recipe.backbone}", 0)
         surrogate = _surrogate(recipe, found, noun, machine, progress)
@@ -108,6 +108,33 @@ def plan(recipe: Protection, photos: Path, out: Path, machine: Machine, *, noun:
     objective.checked(recipe.objective, recipe.ascent.gradient)
     found = look(photos, out, recipe)
     return _plan(recipe, found, _surrogate(recipe, found, noun, machine, Silent()), machine)
+
+
+def _warn(photos: Path, found: Folder, progress: Progress) -> None:
+    for name in already_protected(photos, found.entries):
+        progress.warn(f"{name} was protected before; changes are measured from it as it is.")
+    for entry in found.entries:
+        for remark in entry.remarks:
+            progress.warn(f"{entry.name} {remark}.")
+    if len(found.entries) == 1:
+        progress.warn("only one photo: copiers who have others of the same subject are hardly kept from anything.")
+
+
+def _memory_gb(recipe: Protection, found: Folder) -> float:
+    """What the photos alone take, in 10^9 bytes: four copies of a group in float32, and ten of the largest photo."""
+    groups = found.groups(recipe.together)
+    group = max(sum(entry.pixels for entry in group) for group in groups)
+    return 12 * (4 * group + 10 * max(entry.pixels for entry in found.entries)) / 1e9
+
+
+def _require_memory(recipe: Protection, found: Folder, machine: Machine) -> None:
+    needed = _memory_gb(recipe, found)
+    if needed > machine.device.memory_gb:
+        largest = max(found.entries, key=lambda entry: entry.pixels)
+        raise PcsError(
+            f"{largest.name}: has {largest.pixels / 1e6:.0f} megapixels, which take about {needed:.1f} GB of memory; "
+            f"{machine.device.memory_gb:.1f} GB are free. Scale it down, or add --set together=1."
+        )
 
 
 def _require_new(out: Path, resume: bool) -> None:
@@ -168,7 +195,7 @@ def _plan(recipe: Protection, found: Folder, surrogate: Surrogate, machine: Mach
         pushes=pushes,
         trainings=trainings,
         seconds=len(found.entries) / count * per_push * pushes + len(groups) * per_training * trainings,
-        memory_mb=peak_memory_mb(machine.device.kind),
+        memory_mb=max(peak_memory_mb(machine.device.kind), 1000 * _memory_gb(recipe, found)),
         levels=recipe.budget.levels,
     )
 

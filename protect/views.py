@@ -72,6 +72,16 @@ def _wear(settings: Views) -> list[tuple[str, float]]:
     return [("", 0.0)] * max(1, len(kinds)) + kinds
 
 
+def region(view: View, height: int, width: int) -> tuple[View, tuple[int, int, int, int]]:
+    """What a view needs of a photo, `(left, top, right, bottom)` from a multiple of JPEG's blocks on, and the same
+    view of that part alone."""
+    if not view.side:
+        return view, (0, 0, width, height)
+    left, top = (max(0, (start - MARGIN) // 8 * 8) for start in (view.left, view.top))
+    right, bottom = min(width, view.left + view.side + MARGIN), min(height, view.top + view.side + MARGIN)
+    return replace(view, left=view.left - left, top=view.top - top), (left, top, right, bottom)
+
+
 def seen(
     levels: Float[Tensor, "3 h w"], view: View, resolution: int, *key: object, saved: int | None = None
 ) -> Float[Tensor, "3 resolution resolution"]:
@@ -80,15 +90,10 @@ def seen(
     saved: quality of the JPEG file that it is saved as; None loses nothing.
     """
     height, width = levels.shape[-2:]
+    levels = _worn(levels, view, saved, *key)
     if not view.side:
         rows, columns = (_centre(size, min(height, width), resolution).to(levels) for size in (height, width))
-        return _shown(rows @ _worn(levels, view, saved, *key) @ columns.T, view)
-    if view.worn or saved:
-        # Only what the view shows is worn, from a multiple of JPEG's blocks on.
-        left, top = (max(0, (start - MARGIN) // 8 * 8) for start in (view.left, view.top))
-        right, bottom = min(width, view.left + view.side + MARGIN), min(height, view.top + view.side + MARGIN)
-        levels = _worn(levels[:, top:bottom, left:right], view, saved, *key)
-        view = replace(view, left=view.left - left, top=view.top - top)
+        return _shown(rows @ levels @ columns.T, view)
     square = levels[:, view.top : view.top + view.side, view.left : view.left + view.side]
     matrix = _resize(view.side, resolution, view.kernel).to(levels)
     return _shown(matrix @ square @ matrix.T, view)
