@@ -10,14 +10,16 @@ import typer
 from pcs_cli.console import console
 from pcs_cli.options import Json, Offline, Out, Quiet, resume_command
 
+LORA = "image/dreambooth_lora"
+
 
 def audit(
     clean: Annotated[Path, typer.Argument(help="Folder of the photos as they were.")],
     protected: Annotated[Path, typer.Argument(help="Folder that `pcs protect` wrote from it.")],
     noun: Annotated[str, typer.Option("--noun", help="What the photos show, in a word.")] = "person",
     attack: Annotated[list[str], typer.Option("--attack", help="Training recipe of a copier; may be repeated.")] = [
-        "image/dreambooth_lora"
-    ],
+        LORA
+    ],  # noqa: B006
     base: Annotated[list[str], typer.Option("--base", help="Base that is trained; may be repeated.")] = [],  # noqa: B006
     purify: Annotated[
         str,

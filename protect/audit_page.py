@@ -36,7 +36,8 @@ TEXT = (
 def title(result: dict[str, Any]) -> str:
     """One setting in words."""
     photos = f"photos after {result['purify']}" if result["purify"] else "photos as they are"
-    return f"{result['attack']} on {Path(result['base']).name}, {photos}"
+    attack = Path(result["attack"]).name if result["attack"].endswith((".yaml", ".yml")) else result["attack"]
+    return f"{attack} on {Path(result['base']).name}, {photos}"
 
 
 def rows(result: dict[str, Any]) -> tuple[list[str], list[list[str]]]:

@@ -93,9 +93,9 @@ def protect(
     require_writable(out, megabytes=20 + 16 * sum(entry.pixels for entry in found.entries) / 1e6)
     _require_memory(recipe, found, machine)
     _warn(photos, found, progress)
+    progress.start(f"loading {recipe.backbone}", 0)
+    surrogate = _surrogate(recipe, found, noun, machine, progress)
     with lock(out):
-        progress.start(f"loading {recipe.backbone}", 0)
-        surrogate = _surrogate(recipe, found, noun, machine, progress)
         record = _record(recipe, found, noun, surrogate, out)
         if announce:
             announce(_plan(recipe, found, surrogate, machine))

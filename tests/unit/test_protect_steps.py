@@ -23,7 +23,7 @@ from protect.cloak import Cloak
 from protect.gradient import Question, of_pixels
 from protect.recipe import Budget, Protection, Term, Views
 from protect.surrogate import Surrogate
-from tests import driver, tiny
+from tests import driver
 
 SHIPPED = sorted(name for name in recipe.available() if name.startswith("protect/"))
 LORA = {"components": [{"lora": {"rank": 2}}], "train": {"learning_rate": 1.0e-2, "batch": 2}}
