@@ -22,6 +22,7 @@ from modalities.core.concept import Concept
 from modalities.core.evaluate import evaluate
 from modalities.core.evidence import Evidence, Gallery, Picture
 from modalities.core.machine import Machine
+from modalities.core.progress import Silent
 from modalities.core.studio import Studio
 from modalities.core.trainer import Trainer
 from modalities.mini import truth
@@ -63,15 +64,14 @@ class Bench:
         self.results.append(result)
         with self.listing.open("a") as file:
             file.write(json.dumps(result) + "\n")
-        told = {name: value for name, value in result.items() if name != "values"}
-        print(told, flush=True)
+        sys.stderr.write(f"{result}\n")
 
     def photos(self, seed: int) -> Path:
         """The photos of subject number `seed`."""
         place = self.folder / f"subject-{seed}"
         if not (place / "photos").is_dir():
             one = Subject.random(seed, SUBJECTS[seed], held_out=True)
-            truth.write_scenes(truth.portraits(one, seed, PHOTOS), place, SIDE)
+            truth.write_scenes(truth.portraits(one, seed, PHOTOS), place, SIDE, Silent())
         return place / "photos"
 
     def arm(self, seed: int, arm: str) -> Path:
@@ -83,7 +83,7 @@ class Bench:
         if arm == "noise":
             for path in sorted(clean.glob("*.png")):
                 levels = media.to_pixels(media.read_photo(path).open()) * 255
-                noisy = Pair(path.name, levels, (levels + LEVELS).clamp(0, 255 + LEVELS)).noisy()
+                noisy = Pair(path.name, levels, levels + LEVELS).noisy()
                 media.save_png(media.to_image(noisy / 255), place / path.name)
         elif not self.has(kind="protect", seed=seed, arm=arm):
             made = recipe.load(RECIPES[arm], {"budget": {"levels": LEVELS}, "train": {"seed": seed}})
