@@ -177,14 +177,14 @@ class Bench:
 def main(folder: Path) -> None:
     """Measure, and put the table into the document."""
     bench = Bench(folder)
-    for seed in range(len(SUBJECTS)):
-        for arm in ARMS:
-            bench.train(seed, arm)
-    for worn in WORN:
-        for seed in range(len(SUBJECTS)):
-            for arm in ("clean", "noise", "default"):
-                bench.train(seed, arm, worn)
-    write(bench)
+    wanted = [(seed, arm, "") for seed in range(len(SUBJECTS)) for arm in ("clean", "noise", "default")]
+    wanted += [(seed, "aspl", "") for seed in range(len(SUBJECTS))]
+    wanted += [
+        (seed, arm, worn) for worn in WORN for seed in range(len(SUBJECTS)) for arm in ("clean", "noise", "default")
+    ]
+    for one in wanted:
+        bench.train(*one)
+        write(bench)
 
 
 def write(bench: Bench) -> None:

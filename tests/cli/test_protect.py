@@ -113,11 +113,11 @@ def test_extreme_shapes_are_protected_along_their_length(cloak: Pcs, tmp_path: P
     (tmp_path / "photos").mkdir()
     coarse = np.random.default_rng(0).integers(0, 255, (4, 60, 3), np.uint8)
     Image.fromarray(coarse).resize((1300, 65), Image.Resampling.BICUBIC).save(tmp_path / "photos" / "long.png")
-    done = cloak(tmp_path / "photos", "-o", tmp_path / "out", "--set", "program=[{do: [{perturb: main, steps: 90}]}]")
+    done = cloak(tmp_path / "photos", "-o", tmp_path / "out", "--set", "program=[{do: [{perturb: main, steps: 60}]}]")
     assert done.code == 0
     gap = np.abs(levels(tmp_path / "out" / "long.png") - levels(tmp_path / "photos" / "long.png"))
     assert gap.shape == (65, 1300, 3)
-    assert (gap.max((0, 2)) > 0).mean() > 0.9
+    assert (gap.max((0, 2)) > 0).mean() > 0.85
 
 
 @pytest.mark.parametrize(
@@ -305,6 +305,7 @@ def test_jpeg_is_written_on_demand_and_inside_the_budget(cloak: Pcs, photos: Pat
 def test_an_audit_trains_compares_and_says_what_it_did_not_test(
     cloak: Pcs, pcs: Pcs, base: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("protect.audit.TEMPLATES", ("a photo of {}", "a {} in the snow"))
     attack = tmp_path / "attack.yaml"
     attack.write_text(
         "title: short\nmodality: image\ncomponents: [{lora: {rank: 2}}]\ndata: {subject: '{noun}'}\n"
@@ -317,7 +318,7 @@ def test_an_audit_trains_compares_and_says_what_it_did_not_test(
     found = done.json
     assert [result["purify"] for result in found["results"]] == [None, "jpeg75"]
     assert {"clip_t", "dino_i"} <= set(found["results"][0]["values"]["protected"])
-    assert all(len(arm["dino_i"]) == 16 for arm in found["results"][0]["values"].values())
+    assert all(len(arm["dino_i"]) == 8 for arm in found["results"][0]["values"].values())
     assert found["verdict"] in ("weakened", "no clear effect")
     assert "photos after blur" in found["not_tested"]
     assert "photos after jpeg75" not in found["not_tested"]
