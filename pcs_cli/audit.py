@@ -17,9 +17,9 @@ def audit(
     clean: Annotated[Path, typer.Argument(help="Folder of the photos as they were.")],
     protected: Annotated[Path, typer.Argument(help="Folder that `pcs protect` wrote from it.")],
     noun: Annotated[str, typer.Option("--noun", help="What the photos show, in a word.")] = "person",
-    attack: Annotated[list[str], typer.Option("--attack", help="Training recipe of a copier; may be repeated.")] = [
-        LORA
-    ],  # noqa: B006
+    attack: Annotated[
+        list[str] | None, typer.Option("--attack", help=f"Training recipe of a copier, not {LORA}; may be repeated.")
+    ] = None,
     base: Annotated[list[str], typer.Option("--base", help="Base that is trained; may be repeated.")] = [],  # noqa: B006
     purify: Annotated[
         str,
@@ -60,7 +60,7 @@ def audit(
         name.strip() for name in purify.split(",") if name.strip() not in ("", "none")
     )
     question = work.Question(
-        clean, protected, checked_noun(noun), tuple(attack), tuple(base) or (None,), steps, mix, seeds
+        clean, protected, checked_noun(noun), tuple(attack or [LORA]), tuple(base) or (None,), steps, mix, seeds
     )
     place = out or machine.runs / f"audit-{protected.resolve().name}"
     require_writable(place, megabytes=100)

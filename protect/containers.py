@@ -20,37 +20,61 @@ PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 KEPT_CHUNKS = {b"iCCP", b"gAMA", b"cHRM", b"sRGB", b"cICP", b"mDCv", b"cLLi", b"pHYs", b"eXIf", b"tIME"}
 KEPT_CHUNKS |= {b"tEXt", b"zTXt", b"iTXt"}
 CHANNELS = {0: 1, 2: 3, 4: 2, 6: 4}
+GPS = 0x8825
 LOSSLESS_TIFF = {"raw", "packbits", "tiff_lzw", "tiff_deflate", "tiff_adobe_deflate"}
 
 
-def png(source: Path, values: NDArray[Any], alpha: NDArray[Any] | None) -> bytes:
+def without_place(tags: bytes) -> bytes:
+    """EXIF as it is in a file, `Exif\0\0` in front or not, without the place where the photo was taken."""
+    head = b"Exif\0\0" if tags.startswith(b"Exif\0\0") else b""
+    exif = Image.Exif()
+    exif.load(tags)
+    if GPS not in exif:
+        return tags
+    del exif[GPS]
+    return head + exif.tobytes().removeprefix(b"Exif\0\0")
+
+
+def tells_place(text: bytes) -> bool:
+    """Whether XMP has a place in it; it is then dropped whole."""
+    return b"GPSL" in text or b"exif:GPS" in text
+
+
+def png(source: Path, values: NDArray[Any], alpha: NDArray[Any] | None, *, place: bool = True) -> bytes:
     """A PNG of stored colour values `(H, W, 1 or 3)` and alpha, 8 or 16 bits, with what the source says beside."""
     array = values if alpha is None else np.concatenate([values, alpha[:, :, None]], 2)
-    made = _deep_png(array) if array.dtype == np.uint16 else _plain(array, "PNG", **_as_parameters(source, "PNG"))
+    made = (
+        _deep_png(array) if array.dtype == np.uint16 else _plain(array, "PNG", **_as_parameters(source, "PNG", place))
+    )
     if source.read_bytes()[:8] != PNG_SIGNATURE:
         return made
-    kept = b"".join(_chunk(name, body) for name, body in _chunks(source.read_bytes()) if name in KEPT_CHUNKS)
+    parts = [(name, body) for name, body in _chunks(source.read_bytes()) if name in KEPT_CHUNKS]
+    if not place:
+        parts = [
+            (name, without_place(body) if name == b"eXIf" else body) for name, body in parts if not tells_place(body)
+        ]
+    kept = b"".join(_chunk(name, body) for name, body in parts)
     header = len(PNG_SIGNATURE) + 25
     return made[:header] + kept + made[header:]
 
 
-def jpeg(source: Path, values: NDArray[Any], quality: int) -> bytes:
+def jpeg(source: Path, values: NDArray[Any], quality: int, *, place: bool = True) -> bytes:
     """A JPEG without chroma subsampling, with every segment of the source but a second picture's."""
     content = source.read_bytes()
     if content[:2] != b"\xff\xd8":
-        return _plain(values, "JPEG", quality=quality, subsampling=0, **_as_parameters(source, "JPEG"))
+        return _plain(values, "JPEG", quality=quality, subsampling=0, **_as_parameters(source, "JPEG", place))
     with Image.open(source) as image:
         density = {"dpi": image.info["dpi"]} if image.info.get("dpi") else {}
     made = _plain(values, "JPEG", quality=quality, subsampling=0, optimize=True, **density)
-    kept = b"".join(_kept_segments(content))
+    kept = b"".join(_kept_segments(content, place))
     end = 4 + struct.unpack(">H", made[4:6])[0]
     return made[:end] + kept + made[end:]
 
 
-def other(source: Path, values: NDArray[Any], alpha: NDArray[Any] | None, kind: str) -> bytes:
+def other(source: Path, values: NDArray[Any], alpha: NDArray[Any] | None, kind: str, *, place: bool = True) -> bytes:
     """A file of one of the other formats that lose nothing."""
     array = values if alpha is None else np.concatenate([values, alpha[:, :, None]], 2)
-    parameters: dict[str, Any] = _as_parameters(source, kind)
+    parameters: dict[str, Any] = _as_parameters(source, kind, place)
     if kind == "WEBP":
         parameters |= {"lossless": True, "exact": True, "quality": 80}
     return _plain(array, kind, **parameters)
@@ -62,19 +86,22 @@ def _plain(array: NDArray[Any], kind: str, **parameters: Any) -> bytes:
     return data.getvalue()
 
 
-def _as_parameters(source: Path, kind: str) -> dict[str, Any]:
-    """EXIF, profile, XMP and resolution as Pillow's writers take them."""
+def _as_parameters(source: Path, kind: str, place: bool) -> dict[str, Any]:
+    """EXIF, profile, XMP and resolution as Pillow's writers take them; without `place` not where it was taken."""
     with Image.open(source) as image:
         told = image.info
-        found: dict[str, Any] = {"exif": image.getexif().tobytes()} if image.getexif() else {}
+        tags = image.getexif().tobytes() if image.getexif() else b""
+        found: dict[str, Any] = {"exif": tags if place else without_place(tags)} if tags else {}
         if kind == "TIFF" and image.format == "TIFF":
             # Pillow takes the tags of a TIFF, among them XMP, from `tiffinfo`.
-            tags = {number: image.tag_v2[number] for number in (270, 271, 272, 305, 306, 315, 700, 33432, 33723)
+            own = {number: image.tag_v2[number] for number in (270, 271, 272, 305, 306, 315, 700, 33432, 33723)
                     if number in image.tag_v2}  # fmt: skip
             compression = str(told.get("compression", "raw"))
-            found = {"tiffinfo": tags, "compression": compression if compression in LOSSLESS_TIFF else "tiff_lzw"}
+            found = {"tiffinfo": own, "compression": compression if compression in LOSSLESS_TIFF else "tiff_lzw"}
+            if not place and tells_place(bytes(own.get(700, b""))):
+                del own[700]
         xmp = told.get("xmp")
-        if xmp and kind in ("WEBP", "JPEG"):
+        if xmp and (place or not tells_place(xmp)) and kind in ("WEBP", "JPEG"):
             found["xmp"] = xmp
         found |= {name: told[name] for name in ("icc_profile", "dpi") if told.get(name)}
         if kind == "PNG" and image.format == "PNG":
@@ -182,7 +209,7 @@ def _deep_png(array: NDArray[np.uint16]) -> bytes:
 # -- JPEG ----------------------------------------------------------------------------------------------------
 
 
-def _kept_segments(content: bytes) -> Iterator[bytes]:
+def _kept_segments(content: bytes, is_place_kept: bool) -> Iterator[bytes]:
     """EXIF, profile, XMP, IPTC and comments; not what describes the coding or points to a second picture."""
     place = 2
     while place + 4 <= len(content) and content[place] == 0xFF and content[place + 1] != 0xDA:
@@ -191,5 +218,10 @@ def _kept_segments(content: bytes) -> Iterator[bytes]:
         body = content[place : place + 2 + length]
         # APP0 is JFIF's own, APP14 Adobe's colour coding, APP2 with MPF the index of further pictures.
         if kind == 0xFE or (0xE1 <= kind <= 0xEF and kind != 0xEE and body[4:8] != b"MPF\0"):
-            yield body
+            is_exif = kind == 0xE1 and body[4:10] == b"Exif\0\0"
+            if is_exif and not is_place_kept:
+                tags = without_place(body[4:])
+                yield body[:2] + struct.pack(">H", len(tags) + 2) + tags
+            elif is_place_kept or not tells_place(body):
+                yield body
         place += 2 + length

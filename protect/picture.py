@@ -123,15 +123,18 @@ def read(path: Path) -> Picture:
     )
 
 
-def encoded(picture: Picture, values: NDArray[Any], kind: str, quality: int = 95) -> bytes:
-    """The photo's file with other colour values, upright as `picture.values`, in format `kind`."""
+def encoded(picture: Picture, values: NDArray[Any], kind: str, quality: int = 95, *, place: bool = True) -> bytes:
+    """The photo's file with other colour values, upright as `picture.values`, in format `kind`.
+
+    place: whether the metadata keeps where the photo was taken.
+    """
     stored = _stored(values, picture.orientation)
     alpha = None if picture.alpha is None else _stored(picture.alpha, picture.orientation)
     if kind == "JPEG":
-        return containers.jpeg(picture.path, stored, quality)
+        return containers.jpeg(picture.path, stored, quality, place=place)
     if kind == "PNG":
-        return containers.png(picture.path, stored, alpha)
-    return containers.other(picture.path, stored, alpha, kind)
+        return containers.png(picture.path, stored, alpha, place=place)
+    return containers.other(picture.path, stored, alpha, kind, place=place)
 
 
 def _require_kept(image: Image.Image) -> None:

@@ -272,7 +272,7 @@ class _Work:
             if canvas.broken:
                 raise media.Unusable("got no usable gradient from the base")
             photo, reach = picture.read(entry.path), canvas.reach[0].numpy()
-            made = save(photo, canvas.whole(), reach, entry.target, entry.kind, self.recipe.output.quality)
+            made = save(photo, canvas.whole(), reach, entry.target, entry.kind, self.recipe.output)
         except media.Unusable as reason:
             self.record["skipped"][entry.name] = str(reason)
             self.progress.warn(f"{entry.name} is not protected: it {reason}.")

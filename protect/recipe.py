@@ -143,6 +143,8 @@ class Output(Section):
     """`same` keeps every photo's own format."""
     quality: Annotated[int, Field(ge=50, le=100)] = 95
     """Of JPEG files, which are written without chroma subsampling; raised where the budget needs it."""
+    strip_gps: bool = False
+    """Leave out where a photo was taken; everything else of the metadata stays."""
 
 
 class Protection(Recipe):

@@ -15,6 +15,7 @@ from modalities.core.files import fingerprint, replacing
 from modalities.core.media import Unusable
 from protect import picture as pictures
 from protect.picture import Picture
+from protect.recipe import Output
 
 # Corrections of a JPEG at one quality.
 CORRECTIONS = 8
@@ -43,7 +44,7 @@ class Saved:
 
 
 def save(
-    photo: Picture, delta: NDArray[np.int16], reach: NDArray[np.float32], path: Path, kind: str, quality: int
+    photo: Picture, delta: NDArray[np.int16], reach: NDArray[np.float32], path: Path, kind: str, output: Output
 ) -> Saved:
     """Write the photo with whole levels added to it.
 
@@ -53,7 +54,7 @@ def save(
         reach: largest change of each pixel in levels, `(H, W)`.
         path: of the file to write.
         kind: its format.
-        quality: of a JPEG file; raised where the budget asks for it.
+        output: quality of a JPEG file, raised where the budget asks for it, and what becomes of metadata.
 
     Raises:
         RunFailed: the file, read again, is over the budget or not the photo any more; nothing is left of it.
@@ -61,9 +62,9 @@ def save(
     """
     used = None
     if kind == "JPEG":
-        content, used = _as_jpeg(photo, delta, reach, quality)
+        content, used = _as_jpeg(photo, delta, reach, output)
     else:
-        content = pictures.encoded(photo, photo.changed(delta), kind)
+        content = pictures.encoded(photo, photo.changed(delta), kind, place=not output.strip_gps)
     with replacing(path) as temporary:
         temporary.write_bytes(content)
         changes = _verified(photo, pictures.read(temporary), reach, path)
@@ -84,16 +85,17 @@ def _verified(photo: Picture, again: Picture, reach: NDArray[np.float32], path: 
     return changes
 
 
-def _as_jpeg(photo: Picture, delta: NDArray[np.int16], reach: NDArray[np.float32], quality: int) -> tuple[bytes, int]:
+def _as_jpeg(photo: Picture, delta: NDArray[np.int16], reach: NDArray[np.float32], output: Output) -> tuple[bytes, int]:
     """A JPEG whose decoded pixels are inside the budget.
 
     Its own rounding adds to the change. What is too much is taken off again pixel by pixel; where that does not
     settle, the quality is raised, and only at the highest one the change is made smaller, block by block.
     """
-    limit, wanted = reach[None], delta.astype(np.float64)
+    limit, wanted, quality = reach[None], delta.astype(np.float64), output.quality
     while True:
         for _ in range(CORRECTIONS):
-            content = pictures.encoded(photo, photo.changed(np.rint(wanted).astype(np.int16)), "JPEG", quality)
+            values = photo.changed(np.rint(wanted).astype(np.int16))
+            content = pictures.encoded(photo, values, "JPEG", quality, place=not output.strip_gps)
             change = _decoded(content) - np.moveaxis(photo.values.astype(np.float64), 2, 0)
             excess = change - np.clip(change, -limit, limit)
             if not (np.abs(excess) > EXACT).any():

@@ -16,6 +16,7 @@ from PIL.PngImagePlugin import PngInfo
 from modalities.core.errors import RunFailed
 from modalities.core.media import Unusable
 from protect import containers, picture
+from protect.recipe import Output
 from protect.saving import Saved, save
 
 PROFILE = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
@@ -49,9 +50,11 @@ def random_delta(photo: picture.Picture, levels: int, seed: int = 1) -> np.ndarr
     return delta * photo.visible()
 
 
-def written(photo: picture.Picture, path: Path, kind: str, levels: int = 8, quality: int = 95) -> Saved:
+def written(
+    photo: picture.Picture, path: Path, kind: str, levels: int = 8, quality: int = 95, *, strip_gps: bool = False
+) -> Saved:
     reach = (levels * photo.visible()).astype(np.float32)
-    return save(photo, random_delta(photo, levels), reach, path, kind, quality)
+    return save(photo, random_delta(photo, levels), reach, path, kind, Output(quality=quality, strip_gps=strip_gps))
 
 
 FORMATS: list[tuple[str, str, dict[str, Any]]] = [
@@ -143,6 +146,18 @@ def test_profile_exif_and_xmp_are_kept(name: str, tmp_path: Path) -> None:
         if name == "a.png":
             assert after.info["gamma"] == before.info["gamma"]
             assert after.info["Comment"] == "hello"
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.jpg", "a.webp"])
+@pytest.mark.parametrize("strip_gps", [False, True])
+def test_the_place_is_kept_unless_it_is_to_go(name: str, strip_gps: bool, tmp_path: Path) -> None:
+    noise_photo("RGB").save(tmp_path / name, exif=exif(3))
+    photo = picture.read(tmp_path / name)
+    written(photo, tmp_path / "out" / name, photo.format, strip_gps=strip_gps)
+    with Image.open(tmp_path / "out" / name) as after:
+        assert after.getexif()[0x010F] == "a camera"
+        assert after.getexif()[0x0112] == 3
+        assert (0x8825 in after.getexif()) is not strip_gps
 
 
 def test_jpeg_comments_and_foreign_segments_are_kept(tmp_path: Path) -> None:
@@ -245,8 +260,10 @@ def test_a_file_that_comes_out_wrong_is_not_written(tmp_path: Path, monkeypatch:
     photo = picture.read(tmp_path / "a.png")
     honest = picture.encoded
 
-    def careless(one: picture.Picture, values: np.ndarray, kind: str, quality: int = 95) -> bytes:
-        return honest(one, np.clip(values.astype(int) + 3, 0, 255).astype(np.uint8), kind, quality)
+    def careless(
+        one: picture.Picture, values: np.ndarray, kind: str, quality: int = 95, *, place: bool = True
+    ) -> bytes:
+        return honest(one, np.clip(values.astype(int) + 3, 0, 255).astype(np.uint8), kind, quality, place=place)
 
     monkeypatch.setattr(picture, "encoded", careless)
     with pytest.raises(RunFailed, match="levels from the photo"):
