@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from modalities.core.media import Unusable
 
@@ -90,6 +91,9 @@ def _as_parameters(source: Path, kind: str, place: bool) -> dict[str, Any]:
     """EXIF, profile, XMP and resolution as Pillow's writers take them; without `place` not where it was taken."""
     with Image.open(source) as image:
         told = image.info
+        if image.format == "TIFF":
+            # Its pixels were turned upright, so its tag must go.
+            image.load()
         tags = image.getexif().tobytes() if image.getexif() else b""
         found: dict[str, Any] = {"exif": tags if place else without_place(tags)} if tags else {}
         if kind == "TIFF" and image.format == "TIFF":
@@ -105,7 +109,10 @@ def _as_parameters(source: Path, kind: str, place: bool) -> dict[str, Any]:
             found["xmp"] = xmp
         found |= {name: told[name] for name in ("icc_profile", "dpi") if told.get(name)}
         if kind == "PNG" and image.format == "PNG":
-            found = {"icc_profile": None}
+            return {"icc_profile": None}
+        if kind == "PNG" and xmp and (place or not tells_place(xmp)):
+            found["pnginfo"] = PngInfo()
+            found["pnginfo"].add_itxt("XML:com.adobe.xmp", xmp.decode("utf-8", "replace"))
         return found
 
 

@@ -148,6 +148,23 @@ def test_profile_exif_and_xmp_are_kept(name: str, tmp_path: Path) -> None:
             assert after.info["Comment"] == "hello"
 
 
+@pytest.mark.parametrize(
+    ("name", "kind"), [("a.jpg", "PNG"), ("a.webp", "PNG"), ("a.tif", "PNG"), ("a.png", "JPEG"), ("a.webp", "JPEG")]
+)
+def test_metadata_goes_along_into_another_format(name: str, kind: str, tmp_path: Path) -> None:
+    more = {} if name in ("a.tif", "a.png") else {"xmp": XMP}
+    noise_photo("RGB").save(tmp_path / name, exif=exif(6), icc_profile=PROFILE, **more)
+    photo = picture.read(tmp_path / name)
+    target = tmp_path / "out" / f"a{picture.KEPT[kind]}"
+    written(photo, target, kind)
+    with Image.open(target) as after:
+        assert after.info["icc_profile"] == PROFILE
+        assert after.getexif()[0x010F] == "a camera"
+        assert after.info.get("xmp") == more.get("xmp")
+        shown = np.asarray(ImageOps.exif_transpose(after)).astype(int)
+    assert np.abs(shown - photo.values).max() <= 8
+
+
 @pytest.mark.parametrize("name", ["a.png", "a.jpg", "a.webp"])
 @pytest.mark.parametrize("strip_gps", [False, True])
 def test_the_place_is_kept_unless_it_is_to_go(name: str, strip_gps: bool, tmp_path: Path) -> None:
