@@ -26,7 +26,7 @@ def whole(base: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, P
     return folder / "out", photos
 
 
-@pytest.mark.parametrize("where", ["step 25", "state 7", "file 1"])
+@pytest.mark.parametrize("where", ["step 25", "file 1"])
 def test_killed_and_resumed_equals_uninterrupted(
     where: str, whole: tuple[Path, Path], base: Path, tmp_path: Path
 ) -> None:

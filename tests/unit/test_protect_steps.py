@@ -52,7 +52,7 @@ def value(cloak: Cloak, which: str) -> float:
         for canvas in cloak.canvases:
             canvas.delta = torch.zeros_like(canvas.delta)
     rows, found = list(range(len(cloak.canvases))), []
-    for number in range(12):
+    for number in range(6):
         chosen = [views.PLAIN for _ in rows]
         pixels, _ = cloak._seen(rows, chosen, "protected")  # pyright: ignore[reportPrivateUsage]
         question = cloak._question(rows, chosen, 10_000 + number)  # pyright: ignore[reportPrivateUsage]
@@ -208,7 +208,7 @@ def test_each_term_gets_what_it_is_after_inside_the_budget(
     ascent = {"gradient": gradient, "size": 2.0, "batch": 4, "start": "random"}
     made = protection(base, objective=terms, ascent=ascent, views={"plain": 1.0})
     cloak = cloak_of(made, photos)
-    for _ in range(25):
+    for _ in range(15):
         cloak.advance()
     assert value(cloak, "protected") > value(cloak, "originals")
     for canvas in cloak.canvases:
@@ -219,7 +219,7 @@ def test_training_a_surrogate_lowers_its_loss_and_forks_go_their_own_way(base: P
     cloak = cloak_of(protection(base, **LORA), photos)
     surrogate = cloak.surrogate
     posterior = cloak._views_to_train_on("originals")  # pyright: ignore[reportPrivateUsage]
-    losses = [surrogate.train("main", posterior) for _ in range(40)]
+    losses = [surrogate.train("main", posterior) for _ in range(30)]
     assert np.mean(losses[-10:]) < np.mean(losses[:10])
     main = {name: part.clone() for name, part in surrogate.studio.weights().items()}
     surrogate.fork("scratch")
@@ -285,7 +285,7 @@ def _shortened(stage: Any) -> Any:
 def test_greedy_times_leave_the_photos_alone_and_are_kept_to(
     base: Path, photos: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(times, "ROUNDS", 6)
+    monkeypatch.setattr(times, "ROUNDS", 3)
     made = protection(base, program=[{"do": [{"choose_times": "main"}, {"perturb": "main"}]}], ascent={"size": 2.0})
     cloak = cloak_of(made, photos)
     cloak.advance()
