@@ -16,7 +16,9 @@ LORA = "image/dreambooth_lora"
 def audit(
     clean: Annotated[Path, typer.Argument(help="Folder of the photos as they were.")],
     protected: Annotated[Path, typer.Argument(help="Folder that `pcs protect` wrote from it.")],
-    noun: Annotated[str, typer.Option("--noun", help="What the photos show, in a word.")] = "person",
+    noun: Annotated[
+        str | None, typer.Option("--noun", help="What the photos show, in a word; as `pcs protect` was told.")
+    ] = None,
     attack: Annotated[
         list[str] | None, typer.Option("--attack", help=f"Training recipe of a copier, not {LORA}; may be repeated.")
     ] = None,
@@ -53,6 +55,7 @@ def audit(
     from modalities.core.errors import Interrupted
     from modalities.core.files import require_writable
     from protect import audit as work
+    from protect import folder
     from protect.audit_page import write_page
     from protect.purifiers import NAMES
 
@@ -60,7 +63,14 @@ def audit(
         name.strip() for name in purify.split(",") if name.strip() not in ("", "none")
     )
     question = work.Question(
-        clean, protected, checked_noun(noun), tuple(attack or [LORA]), tuple(base) or (None,), steps, mix, seeds
+        clean,
+        protected,
+        checked_noun(noun or (folder.read_record(protected) or {}).get("noun", "person")),
+        tuple(attack or [LORA]),
+        tuple(base) or (None,),
+        steps,
+        mix,
+        seeds,
     )
     place = out or machine.runs / f"audit-{protected.resolve().name}"
     require_writable(place, megabytes=100)

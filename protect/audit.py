@@ -350,7 +350,9 @@ def _found(
 ) -> dict[str, Any]:
     tested = {one["purify"] for one in results}
     record = folder.read_record(question.protected)
-    surrogate = list(record["recipe"]["components"]) if record else None
+    made = (
+        record["recipe"] if record else {"title": "an unknown method", "backbone": "an unknown base", "components": {}}
+    )
     untested = [f"photos after {name}" for name in NAMES if name not in tested]
     untested += [
         "other training recipes, other bases, other resolutions",
@@ -370,7 +372,7 @@ def _found(
         "mixed": question.mixed,
         "seeds": question.seeds,
         "pictures_per_training": len(TEMPLATES) * question.count,
-        "surrogate_was": surrogate,
+        "protected_by": {"title": made["title"], "base": made["backbone"], "surrogate": list(made["components"])},
         "base_loss": losses,
         "results": results,
         "verdict": results[0]["verdict"],

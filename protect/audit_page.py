@@ -67,6 +67,7 @@ def write_page(found: dict[str, Any], question: Question, out: Path) -> None:
         "protection. "
         "Likeness is DINO-I to the clean photos; differences are of pictures from the same noise, with 95 % intervals "
         "over trainings and prompts.</p>",
+        f"<p>{html.escape(_made_by(found))}</p>",
         *(_table(result) for result in found["results"]),
         _base_losses(found["base_loss"]),
         f"<p><b>Not tested:</b> {html.escape('; '.join(found['not_tested']))}. Not tested means not known.</p>",
@@ -79,6 +80,15 @@ def write_page(found: dict[str, Any], question: Question, out: Path) -> None:
         *(f"<p>{html.escape(one)}</p>" for one in TEXT),
     ]
     write_text(out / "audit.html", PAGE.format(style=STYLE, body="\n".join(body)))
+
+
+def _made_by(found: dict[str, Any]) -> str:
+    """What the protection was made against, so that a reader sees which trainings it could not know."""
+    made = found["protected_by"]
+    surrogate = f"with {' and '.join(made['surrogate'])}" if made["surrogate"] else "untrained"
+    known = f"Protected by {made['title']}, against {Path(made['base']).name} {surrogate}."
+    others = sorted({Path(one["base"]).name for one in found["results"] if one["base"] != made["base"]})
+    return f"{known} " + (f"Held out: {', '.join(others)}." if others else "No other base was tried: the easiest case.")
 
 
 def _table(result: dict[str, Any]) -> str:

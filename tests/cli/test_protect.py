@@ -312,13 +312,14 @@ def test_an_audit_trains_compares_and_says_what_it_did_not_test(
         "train: {steps: 2}\nsample: {steps: 1}\n"
     )
     assert cloak(photos, "-o", tmp_path / "safe").code == 0
-    words = ["audit", photos, tmp_path / "safe", "--noun", "mug", "--attack", attack, "--base", base, "--seeds", 1]
+    words = ["audit", photos, tmp_path / "safe", "--attack", attack, "--base", base, "--seeds", 1]
     done = pcs(*words, "--purify", "jpeg75", "--mix", 1, "-o", tmp_path / "found", "--offline", "--json")
     assert done.code == 0, done.err
     found = done.json
     assert [result["purify"] for result in found["results"]] == [None, "jpeg75"]
     assert {"clip_t", "dino_i"} <= set(found["results"][0]["values"]["protected"])
     assert all(len(arm["dino_i"]) == 8 for arm in found["results"][0]["values"].values())
+    assert found["noun"] == "mug"
     assert found["verdict"] in ("weakened", "no clear effect")
     assert "photos after blur" in found["not_tested"]
     assert "photos after jpeg75" not in found["not_tested"]
@@ -330,6 +331,7 @@ def test_an_audit_trains_compares_and_says_what_it_did_not_test(
     page = (tmp_path / "found" / "audit.html").read_text()
     assert "Not tested means not known" in page
     assert "type=range" in page
+    assert "the easiest case" in page
     assert str(tmp_path) not in page
     assert (tmp_path / "found" / "contact-sheet.png").is_file()
     written = (tmp_path / "found" / "runs").stat().st_mtime_ns
