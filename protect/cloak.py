@@ -22,6 +22,9 @@ from protect.picture import Picture
 from protect.recipe import Act, Protection
 from protect.surrogate import Surrogate
 
+# Sides to one another from which on a photo is looked at through several views a step.
+LONG = 2.0
+
 
 @dataclass
 class Canvas:
@@ -75,6 +78,11 @@ class Cloak:
     """Protects photos that share a surrogate.
 
     What an act does is a function of (recipe, photos, base, number of the act, state) alone.
+
+    Attributes:
+        canvases: the photos while they are worked on.
+        acts: the whole program, `done` of which are done.
+        most_draws: views of a photo in a step, at most.
     """
 
     def __init__(
@@ -87,6 +95,7 @@ class Cloak:
         self.acts = recipe.acts()
         self.done = 0
         self._pushes = recipe.count("perturb", "joint")
+        self.most_draws = max(self._draws(row) for row in range(len(self.canvases)))
         self._encoded: tuple[str, Posterior] | None = None
         with torch.no_grad():
             self._target = self.backbone.encode(target_pixels(recipe.objective, self.resolution)[None])
@@ -151,14 +160,21 @@ class Cloak:
         for start in range(0, len(self.canvases), settings.batch):
             rows = list(range(start, min(start + settings.batch, len(self.canvases))))
             directions = [torch.zeros_like(self.canvases[row].delta) for row in rows]
-            for draw in range(settings.draws):
-                gradients, step = self.ask(rows, number * settings.draws + draw)
-                directions = [kept + own for kept, own in zip(directions, gradients, strict=True)]
+            for draw in range(max(self._draws(row) for row in rows)):
+                asked = [row for row in rows if draw < self._draws(row)]
+                gradients, step = self.ask(asked, number * self.most_draws + draw)
+                for row, gradient in zip(asked, gradients, strict=True):
+                    directions[row - start] = directions[row - start] + gradient
                 if step is not None:
                     losses.append(float(step.error.mean()))
             for row, direction in zip(rows, directions, strict=True):
                 self.move(self.canvases[row], direction, number)
         return sum(losses) / len(losses) if losses else math.nan
+
+    def _draws(self, row: int) -> int:
+        """Views that a step of a photo looks through: more for a long one, of which each shows only a part."""
+        short, long = sorted(self.canvases[row].levels.shape[-2:])
+        return self.recipe.ascent.draws * math.ceil(long / short / LONG)
 
     def move(self, canvas: Canvas, direction: Tensor, number: int) -> None:
         """Step number `number` of one photo along the sign of a direction, inside the budget."""

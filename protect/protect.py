@@ -183,7 +183,7 @@ def _plan(recipe: Protection, found: Folder, surrogate: Surrogate, machine: Mach
     cloak.ask(rows, 0)
     started = time.monotonic()
     cloak.ask(rows, 0)
-    per_push = (time.monotonic() - started) * math.ceil(count / len(rows)) * recipe.ascent.draws
+    per_push = (time.monotonic() - started) * math.ceil(count / len(rows)) * cloak.most_draws
     trainings = recipe.count("train", "joint")
     per_training = surrogate.trainer.probe()[0] if trainings else 0.0
     surrogate.begin()

@@ -113,11 +113,11 @@ def test_extreme_shapes_are_protected_along_their_length(cloak: Pcs, tmp_path: P
     (tmp_path / "photos").mkdir()
     coarse = np.random.default_rng(0).integers(0, 255, (4, 60, 3), np.uint8)
     Image.fromarray(coarse).resize((1300, 65), Image.Resampling.BICUBIC).save(tmp_path / "photos" / "long.png")
-    done = cloak(tmp_path / "photos", "-o", tmp_path / "out", "--set", "program=[{do: [{perturb: main, steps: 60}]}]")
+    done = cloak(tmp_path / "photos", "-o", tmp_path / "out", "--set", "program=[{do: [{perturb: main, steps: 15}]}]")
     assert done.code == 0
     gap = np.abs(levels(tmp_path / "out" / "long.png") - levels(tmp_path / "photos" / "long.png"))
     assert gap.shape == (65, 1300, 3)
-    assert (gap.max((0, 2)) > 0).mean() > 0.85
+    assert (gap.max((0, 2)) > 0).mean() > 0.95
 
 
 @pytest.mark.parametrize(
