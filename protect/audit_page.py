@@ -170,7 +170,7 @@ PAGE = """<!doctype html>
   border-left: 2px solid var(--mark); }}
 .both input {{ position: absolute; inset: 0; width: 100%; height: 100%; opacity: 0; cursor: ew-resize; z-index: 1; }}
 .both:focus-within {{ outline: 2px solid var(--mark); }}
-figcaption {{ overflow-wrap: anywhere; }}
+figcaption {{ overflow-wrap: anywhere; }} th, td {{ white-space: nowrap; }}
 </style></head><body>
 {body}
 <script>
