@@ -161,8 +161,16 @@ class Bench:
                     for other in ("clean", "noise")
                 ]
                 lines.append(f"| {label} | {means} | {gaps[0]} | {gaps[1] if arm != 'clean' else ''} |")
-        lines += ["", *self._costs()]
+        lines += ["", *self._subjects(), "", *self._costs()]
         return "\n".join(lines) + "\n"
+
+    def _subjects(self) -> list[str]:
+        """Identity of every subject, for it differs more between subjects than between arms."""
+        lines = [f"| identity of the | {' | '.join(NAMES[arm] for arm in ARMS)} |", "|---|---|---|---|---|"]
+        for seed, noun in enumerate(SUBJECTS):
+            found = [self.values(arm, "", "identity").get(seed) for arm in ARMS]
+            lines.append(f"| {noun} | {' | '.join('not run' if one is None else f'{one:.3f}' for one in found)} |")
+        return lines
 
     def _costs(self) -> list[str]:
         lines = ["| protection of 4 photos | processor seconds | largest, levels | mean, levels |", "|---|---|---|---|"]
