@@ -8,7 +8,7 @@ PHOTOS ?= docs/example-photos/mug
 DEMO_RUN ?= runs/demo
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow check fix bench bench-methods bench-merge bench-eval docs wheel clean
+.PHONY: help setup demo test test-slow check fix bench bench-methods bench-merge bench-eval bench-protect docs wheel clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -70,6 +70,9 @@ bench-merge: $(VENV)/.installed-test ## Measure merging of what `make bench-meth
 
 bench-eval: $(VENV)/.installed-test ## Measure what `pcs eval` adds to its encoders
 	$(BIN)/python -m tests.benchmarks.evaluation
+
+bench-protect: $(VENV)/.installed-test ## Measure protections on five subjects; an hour, resumable; into docs/protect.md
+	$(BIN)/python -m tests.benchmarks.protection
 
 docs: $(VENV)/.installed ## Regenerate docs/recipes.md
 	$(BIN)/pcs recipes list --markdown > docs/recipes.md

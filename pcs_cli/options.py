@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -22,3 +24,8 @@ Base = Annotated[
     typer.Option("--base", help="Base model: a name of `pcs base list`, a diffusers folder, or a Hub id."),
 ]
 Out = Annotated[Path | None, typer.Option("--out", "-o", help="Where to write.")]
+
+
+def resume_command() -> str:
+    """The command that was typed, with --resume."""
+    return shlex.join(["pcs", *(word for word in sys.argv[1:] if word != "--resume"), "--resume"])

@@ -99,4 +99,4 @@ def copy(
     if target.exists():
         raise PcsError(f"{target}: exists already; give another name.")
     write_text(target, source.read_text(encoding="utf-8"))
-    console.result({"recipe": str(target)}, [f"{target}: use it with `pcs train image PHOTOS --recipe {target}`."])
+    console.result({"recipe": str(target)}, [f"{target}: use it with `--recipe {target}`."])

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import importlib
 import math
 import re
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
@@ -195,6 +197,19 @@ def parse(text: str, source: str, changes: dict[str, Any] | None = None) -> Reci
     return _checked(raw, mistakes, source)
 
 
+def schema_of(modality: str) -> type[Recipe]:
+    """The class that recipes of a modality are checked against: its own, where its package has a `recipe.py`."""
+    if modality not in get_args(Recipe.model_fields["modality"].annotation):
+        return Recipe
+    for module in (f"modalities.{modality}.recipe", f"{modality}.recipe"):
+        if find_spec(module.rpartition(".")[0]) and find_spec(module):
+            found = vars(importlib.import_module(module)).values()
+            own = [one for one in found if isinstance(one, type) and issubclass(one, Recipe) and one is not Recipe]
+            assert len(own) == 1, f"{module} must define exactly one Recipe, not {own}"
+            return own[0]
+    return Recipe
+
+
 def parse_change(text: str) -> dict[str, Any]:
     """Turn one `--set` argument, `train.steps=200`, into `{"train": {"steps": 200}}`; the value is YAML.
 
@@ -302,10 +317,11 @@ def _checked(raw: dict[str, Any], mistakes: list[str], source: str) -> Recipe:
     parts: list[Component] = []
     for item in listed:
         parts += _component(item, str(modality), mistakes)
+    schema = schema_of(str(modality))
     try:
-        recipe = Recipe.model_validate(raw).model_copy(update={"components": parts})
+        recipe = schema.model_validate(raw).model_copy(update={"components": parts})
     except ValidationError as error:
-        mistakes += _explained(error, "", Recipe)
+        mistakes += _explained(error, "", schema)
         raise _mistaken(mistakes, source) from None
     names = [part.name for part in parts]
     mistakes += [f"components: {name} is listed twice." for name in sorted({n for n in names if names.count(n) > 1})]

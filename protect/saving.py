@@ -1,0 +1,127 @@
+"""Protected files: written whole or not at all, and held to the budget by reading them again."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from modalities.core.errors import RunFailed
+from modalities.core.files import fingerprint, replacing
+from modalities.core.media import Unusable
+from protect import picture as pictures
+from protect.picture import Picture
+from protect.recipe import Output
+
+# Corrections of a JPEG at one quality.
+CORRECTIONS = 8
+# What a level may differ by in arithmetic alone.
+EXACT = 1e-6
+
+
+@dataclass(frozen=True)
+class Saved:
+    """A protected file, as it was found when it was read again.
+
+    Attributes:
+        path: of the file.
+        digest: SHA-256 of its bytes.
+        largest, mean: change of its colour values in levels of 0..255.
+        psnr: of it against the photo in dB.
+        quality: of a JPEG file.
+    """
+
+    path: Path
+    digest: str
+    largest: float
+    mean: float
+    psnr: float
+    quality: int | None
+
+
+def save(
+    photo: Picture, delta: NDArray[np.int16], reach: NDArray[np.float32], path: Path, kind: str, output: Output
+) -> Saved:
+    """Write the photo with whole levels added to it.
+
+    Args:
+        photo: the untouched one.
+        delta: `(1 or 3, H, W)`, upright.
+        reach: largest change of each pixel in levels, `(H, W)`.
+        path: of the file to write.
+        kind: its format.
+        output: quality of a JPEG file, raised where the budget asks for it, and what becomes of metadata.
+
+    Raises:
+        RunFailed: the file, read again, is over the budget or not the photo any more; nothing is left of it.
+        Unusable: as JPEG it cannot be kept inside so small a budget.
+    """
+    used = None
+    if kind == "JPEG":
+        content, used = _as_jpeg(photo, delta, reach, output)
+    else:
+        content = pictures.encoded(photo, photo.changed(delta), kind, place=not output.strip_gps)
+    with replacing(path) as temporary:
+        temporary.write_bytes(content)
+        changes = _verified(photo, pictures.read(temporary), reach, path)
+    spread = float((changes**2).mean())
+    psnr = 10 * math.log10(255**2 / spread) if spread else math.inf
+    return Saved(path, fingerprint(path), float(changes.max()), float(changes.mean()), psnr, used)
+
+
+def _verified(photo: Picture, again: Picture, reach: NDArray[np.float32], path: Path) -> NDArray[np.float64]:
+    """The changes in levels `(H, W, C)` of a file that was read again."""
+    if again.size != photo.size or again.orientation != photo.orientation:
+        raise RunFailed(f"{path}: came out in another size or orientation than the photo; it was not written.")
+    if photo.alpha is not None and (again.alpha is None or not np.array_equal(again.alpha, photo.alpha)):
+        raise RunFailed(f"{path}: came out with another alpha channel than the photo; it was not written.")
+    changes = photo.distance(again)
+    if (changes > reach[:, :, None] + EXACT).any():
+        raise RunFailed(f"{path}: came out {changes.max():.2f} levels from the photo; it was not written.")
+    return changes
+
+
+def _as_jpeg(photo: Picture, delta: NDArray[np.int16], reach: NDArray[np.float32], output: Output) -> tuple[bytes, int]:
+    """A JPEG whose decoded pixels are inside the budget.
+
+    Its own rounding adds to the change. What is too much is taken off again pixel by pixel; where that does not
+    settle, the quality is raised, and only at the highest one the change is made smaller, block by block.
+    """
+    limit, wanted, quality = reach[None], delta.astype(np.float64), output.quality
+    while True:
+        for _ in range(CORRECTIONS):
+            values = photo.changed(np.rint(wanted).astype(np.int16))
+            content = pictures.encoded(photo, values, "JPEG", quality, place=not output.strip_gps)
+            change = _decoded(content) - np.moveaxis(photo.values.astype(np.float64), 2, 0)
+            excess = change - np.clip(change, -limit, limit)
+            if not (np.abs(excess) > EXACT).any():
+                return content, quality
+            wanted = wanted - excess if quality < 100 else wanted * (1 - _blocks(excess) / 3) - excess
+        if quality == 100:
+            break
+        quality, wanted = quality + math.ceil((100 - quality) / 2), delta.astype(np.float64)
+    raise Unusable(f"cannot be kept within {reach.max():g} levels as JPEG; add --set output.format=png")
+
+
+def _decoded(content: bytes) -> NDArray[np.float64]:
+    """Colour values `(C, H, W)` of an encoded file, upright."""
+    import tempfile
+
+    with tempfile.NamedTemporaryFile(suffix=".jpg") as file:
+        file.write(content)
+        file.flush()
+        return np.moveaxis(pictures.read(Path(file.name)).values.astype(np.float64), 2, 0)
+
+
+def _blocks(excess: NDArray[Any]) -> NDArray[np.float64]:
+    """1 in every block of 8x8 pixels in which a value goes too far, else 0; `(1, H, W)`."""
+    bad = (np.abs(excess) > EXACT).any(0)
+    height, width = bad.shape
+    padded = np.pad(bad, ((0, -height % 8), (0, -width % 8)))
+    blocks = padded.reshape(padded.shape[0] // 8, 8, -1, 8).any((1, 3))
+    spread = np.repeat(np.repeat(blocks, 8, 0), 8, 1)[:height, :width]
+    return spread[None].astype(np.float64)

@@ -1,0 +1,211 @@
+"""What protections are worth on mini: `python -m tests.benchmarks.protection`, resumable; `make bench-protect`.
+
+Five invented subjects, each with a seed of its own. For each: the photos, random signs of the same size, ASPL as
+released and the default, all within 8 levels on the saved file; the same DreamBooth-LoRA is trained on each and draws
+the same pictures, compared with the untouched photos. Writes the table into docs/protect.md.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import sys
+import time
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import Any
+
+from modalities.core import bases, device, generate, media, recipe
+from modalities.core.cache import Cache
+from modalities.core.concept import Concept
+from modalities.core.evaluate import evaluate
+from modalities.core.evidence import Evidence, Gallery, Picture
+from modalities.core.machine import Machine
+from modalities.core.progress import Silent
+from modalities.core.studio import Studio
+from modalities.core.trainer import Trainer
+from modalities.mini import truth
+from modalities.mini.world import Subject
+from protect import protect as work
+from protect.audit import TEMPLATES, Pair
+from protect.purifiers import PURIFIERS
+from protect.recipe import Protection
+
+ROOT = Path(__file__).parents[2]
+DOCUMENT = ROOT / "docs" / "protect.md"
+START, END = "<!-- measured -->", "<!-- /measured -->"
+SUBJECTS = ("mug", "dog", "backpack", "teapot", "robot")
+LEVELS, PHOTOS, SIDE, PER_PROMPT = 8, 4, 64, 4
+RECIPES = {"default": "protect/default", "aspl": "protect/aspl_as_released"}
+ARMS = ("clean", "noise", "aspl", "default")
+WORN = ("jpeg90", "resize")
+METRICS = ("dino_i", "clip_t", "identity")
+# Student's t for 95 % by degrees of freedom.
+STUDENT = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776}
+NAMES = {"clean": "photos as they are", "noise": "random signs", "aspl": "ASPL as released", "default": "default"}
+
+
+class Bench:
+    """Runs what is missing; every result is a line of results.jsonl."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.machine = Machine(device.choose("cpu"), Cache(folder / "cache"), offline=True)
+        self.listing = folder / "results.jsonl"
+        folder.mkdir(parents=True, exist_ok=True)
+        lines = self.listing.read_text().splitlines() if self.listing.is_file() else []
+        self.results: list[dict[str, Any]] = [json.loads(line) for line in lines]
+
+    def has(self, **key: Any) -> bool:
+        return any(all(one.get(name) == value for name, value in key.items()) for one in self.results)
+
+    def add(self, **result: Any) -> None:
+        self.results.append(result)
+        with self.listing.open("a") as file:
+            file.write(json.dumps(result) + "\n")
+        sys.stderr.write(f"{result}\n")
+
+    def photos(self, seed: int) -> Path:
+        """The photos of subject number `seed`."""
+        place = self.folder / f"subject-{seed}"
+        if not (place / "photos").is_dir():
+            one = Subject.random(seed, SUBJECTS[seed], held_out=True)
+            truth.write_scenes(truth.portraits(one, seed, PHOTOS), place, SIDE, Silent())
+        return place / "photos"
+
+    def arm(self, seed: int, arm: str) -> Path:
+        """The folder of an arm's files."""
+        clean = self.photos(seed)
+        if arm == "clean":
+            return clean
+        place = self.folder / f"subject-{seed}" / arm
+        if arm == "noise":
+            for path in sorted(clean.glob("*.png")):
+                levels = media.to_pixels(media.read_photo(path).open()) * 255
+                noisy = Pair(path.name, levels, levels + LEVELS).noisy()
+                media.save_png(media.to_image(noisy / 255), place / path.name)
+        elif not self.has(kind="protect", seed=seed, arm=arm):
+            made = recipe.load(RECIPES[arm], {"budget": {"levels": LEVELS}, "train": {"seed": seed}})
+            assert isinstance(made, Protection)
+            started, used = time.monotonic(), time.process_time()
+            record = work.protect(made, clean, place, self.machine, noun=SUBJECTS[seed], resume=True)
+            self.add(
+                kind="protect", seed=seed, arm=arm, seconds=round(time.monotonic() - started, 1),
+                cpu_seconds=round(time.process_time() - used, 1),
+                largest=max(one["largest"] for one in record["files"].values()),
+                mean=fmean(one["mean"] for one in record["files"].values()),
+            )  # fmt: skip
+        return place
+
+    def train(self, seed: int, arm: str, worn: str = "") -> None:
+        """Train on an arm's files, draw, and judge."""
+        if self.has(kind="train", seed=seed, arm=arm, worn=worn):
+            return
+        photos = self.arm(seed, arm)
+        if worn:
+            photos = self._worn(photos, self.folder / f"subject-{seed}" / f"{arm}-{worn}", worn)
+        chosen = recipe.load("image/dreambooth_lora", {"train": {"seed": seed}})
+        concept = Concept.from_folder(photos, noun=SUBJECTS[seed], subject=chosen.data.subject)
+        backbone = bases.load(bases.resolve(chosen.backbone), self.machine.device, offline=True)
+        studio = Studio(backbone, concept, chosen, training=True, cache=self.machine.cache)
+        trainer = Trainer(studio)
+        while trainer.step < trainer.total:
+            trainer.advance()
+        studio.set_learning({})
+        with studio.at_rest():
+            drawn = generate.previews(studio, [concept.prompt(one) for one in TEMPLATES], PER_PROMPT)
+        place = self.folder / "pictures" / f"{seed}-{arm}{worn}"
+        pictures: list[Picture] = []
+        for number, image in enumerate(drawn):
+            media.save_png(image, place / f"{number:02}.png")
+            pictures.append(Picture(place / f"{number:02}.png", concept.class_prompt(TEMPLATES[number // PER_PROMPT])))
+        references = Concept.from_folder(self.photos(seed), noun=SUBJECTS[seed]).photos
+        report = evaluate(Evidence(Gallery(arm, tuple(pictures)), self.machine, references), METRICS)
+        means = {name: report.results[name].scores.mean for name in METRICS}
+        self.add(kind="train", seed=seed, arm=arm, worn=worn, **means)
+
+    def _worn(self, photos: Path, place: Path, worn: str) -> Path:
+        for path in sorted(photos.glob("*.png")):
+            pixels = media.to_pixels(media.read_photo(path).open())
+            media.save_png(media.to_image(PURIFIERS[worn](pixels)), place / path.name)
+        return place
+
+    # -- the table -------------------------------------------------------------------------------------------
+
+    def values(self, arm: str, worn: str, metric: str) -> dict[int, float]:
+        found = [one for one in self.results if one["kind"] == "train" and (one["arm"], one["worn"]) == (arm, worn)]
+        return {one["seed"]: one[metric] for one in found}
+
+    def difference(self, arm: str, other: str, worn: str, metric: str) -> str:
+        mine, theirs = self.values(arm, worn, metric), self.values(other, worn, metric)
+        gaps = [mine[seed] - theirs[seed] for seed in sorted(set(mine) & set(theirs))]
+        if len(gaps) < 2:
+            return "-"
+        half = STUDENT[len(gaps) - 1] * stdev(gaps) / math.sqrt(len(gaps))
+        return f"{fmean(gaps):+.3f} ({fmean(gaps) - half:+.3f} to {fmean(gaps) + half:+.3f}), n {len(gaps)}"
+
+    def table(self) -> str:
+        """The measurements as Markdown."""
+        lines = ["| trained on | identity | DINO-I | CLIP-T | identity against clean | against random signs |",
+                 "|---|---|---|---|---|---|"]  # fmt: skip
+        for worn in ("", *WORN):
+            for arm in ARMS:
+                columns = [self.values(arm, worn, name) for name in ("identity", "dino_i", "clip_t")]
+                if not columns[0]:
+                    continue
+                label = NAMES[arm] + (f", after {worn}" if worn else "")
+                means = " | ".join(f"{fmean(one.values()):.3f}" for one in columns)
+                gaps = [
+                    self.difference(arm, other, worn, "identity") if arm != other else ""
+                    for other in ("clean", "noise")
+                ]
+                lines.append(f"| {label} | {means} | {gaps[0]} | {gaps[1] if arm != 'clean' else ''} |")
+        lines += ["", *self._subjects(), "", *self._costs()]
+        return "\n".join(lines) + "\n"
+
+    def _subjects(self) -> list[str]:
+        """Identity of every subject, for it differs more between subjects than between arms."""
+        lines = [f"| identity of the | {' | '.join(NAMES[arm] for arm in ARMS)} |", "|---|---|---|---|---|"]
+        for seed, noun in enumerate(SUBJECTS):
+            found = [self.values(arm, "", "identity").get(seed) for arm in ARMS]
+            lines.append(f"| {noun} | {' | '.join('not run' if one is None else f'{one:.3f}' for one in found)} |")
+        return lines
+
+    def _costs(self) -> list[str]:
+        lines = ["| protection of 4 photos | processor seconds | largest, levels | mean, levels |", "|---|---|---|---|"]
+        for arm in ("aspl", "default"):
+            own = [one for one in self.results if one["kind"] == "protect" and one["arm"] == arm]
+            if own:
+                cost, mean = (fmean(one[name] for one in own) for name in ("cpu_seconds", "mean"))
+                lines.append(f"| {NAMES[arm]} | {cost:.1f} | {max(one['largest'] for one in own):g} | {mean:.2f} |")
+        return lines
+
+
+def main(folder: Path) -> None:
+    """Measure, and put the table into the document."""
+    bench = Bench(folder)
+    wanted = [(seed, arm, "") for seed in range(len(SUBJECTS)) for arm in ("clean", "noise", "default")]
+    wanted += [(seed, "aspl", "") for seed in range(len(SUBJECTS))]
+    wanted += [
+        (seed, arm, worn) for worn in WORN for seed in range(len(SUBJECTS)) for arm in ("clean", "noise", "default")
+    ]
+    for one in wanted:
+        bench.train(*one)
+        write(bench)
+
+
+def write(bench: Bench) -> None:
+    """Replace the measured part of the document."""
+    text = DOCUMENT.read_text(encoding="utf-8")
+    before, rest = text.split(START)
+    after = rest.split(END)[1]
+    DOCUMENT.write_text(f"{before}{START}\n{bench.table()}{END}{after}", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    if sys.argv[2:] == ["table"]:
+        write(Bench(Path(sys.argv[1])))
+    else:
+        main(Path(sys.argv[1] if len(sys.argv) > 1 else ROOT / "runs" / "bench-protect"))
