@@ -155,7 +155,7 @@ class Bench:
                 columns = [self.values(arm, worn, name) for name in ("identity", "dino_i", "clip_t")]
                 if not columns[0]:
                     continue
-                label = NAMES[arm] + (f", after {worn}" if worn else "")
+                label = NAMES[arm] + (f", after {worn}" if worn else "") + f" (n {len(columns[0])})"
                 means = " | ".join(f"{fmean(one.values()):.3f}" for one in columns)
                 gaps = [
                     self.difference(arm, other, worn, "identity") if arm != other else ""
