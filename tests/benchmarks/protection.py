@@ -29,6 +29,7 @@ from modalities.mini import truth
 from modalities.mini.world import Subject
 from protect import protect as work
 from protect.audit import TEMPLATES, Pair
+from protect.protect import STATE
 from protect.purifiers import PURIFIERS
 from protect.recipe import Protection
 
@@ -88,10 +89,10 @@ class Bench:
         elif not self.has(kind="protect", seed=seed, arm=arm):
             made = recipe.load(RECIPES[arm], {"budget": {"levels": LEVELS}, "train": {"seed": seed}})
             assert isinstance(made, Protection)
-            started, used = time.monotonic(), time.process_time()
+            resumed, started, used = (place / STATE).is_file(), time.monotonic(), time.process_time()
             record = work.protect(made, clean, place, self.machine, noun=SUBJECTS[seed], resume=True)
             self.add(
-                kind="protect", seed=seed, arm=arm, seconds=round(time.monotonic() - started, 1),
+                kind="protect", seed=seed, arm=arm, resumed=resumed, seconds=round(time.monotonic() - started, 1),
                 cpu_seconds=round(time.process_time() - used, 1),
                 largest=max(one["largest"] for one in record["files"].values()),
                 mean=fmean(one["mean"] for one in record["files"].values()),
@@ -154,7 +155,7 @@ class Bench:
                 columns = [self.values(arm, worn, name) for name in ("identity", "dino_i", "clip_t")]
                 if not columns[0]:
                     continue
-                label = NAMES[arm] + (f", after {worn}" if worn else "")
+                label = NAMES[arm] + (f", after {worn}" if worn else "") + f" (n {len(columns[0])})"
                 means = " | ".join(f"{fmean(one.values()):.3f}" for one in columns)
                 gaps = [
                     self.difference(arm, other, worn, "identity") if arm != other else ""
@@ -176,6 +177,8 @@ class Bench:
         lines = ["| protection of 4 photos | processor seconds | largest, levels | mean, levels |", "|---|---|---|---|"]
         for arm in ("aspl", "default"):
             own = [one for one in self.results if one["kind"] == "protect" and one["arm"] == arm]
+            # What an earlier process spent on work that was gone on with is not known.
+            own = [one for one in own if not one.get("resumed")]
             if own:
                 cost, mean = (fmean(one[name] for one in own) for name in ("cpu_seconds", "mean"))
                 lines.append(f"| {NAMES[arm]} | {cost:.1f} | {max(one['largest'] for one in own):g} | {mean:.2f} |")
