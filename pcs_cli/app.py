@@ -14,7 +14,7 @@ from typing import Annotated, Any
 import typer
 
 from modalities.core.errors import Interrupted, PcsError
-from pcs_cli import base, bench, doctor, evaluate, generate, inspect, recipes, train, world
+from pcs_cli import base, bench, doctor, evaluate, generate, inspect, recipes, train, video, world
 from pcs_cli.console import console
 
 # Typer carries a click of its own in some versions; this is the base of its usage errors in all of them.
@@ -30,6 +30,7 @@ app = typer.Typer(
 app.add_typer(train.app, name="train")
 app.command("generate")(generate.generate)
 app.command("eval")(evaluate.evaluate)
+app.add_typer(video.app, name="video")
 app.add_typer(bench.app, name="bench")
 app.add_typer(recipes.app, name="recipes")
 app.add_typer(base.app, name="base")
