@@ -53,7 +53,8 @@ def write(studio: Studio, run: Artifact, frames: int) -> list[Path]:
         tensors = {name: value * part.scale if ".lora_B." in name else value for name, value in weights.items()}
         settings = {"base": studio.recipe.backbone, "base_fingerprint": backbone.fingerprint, "rank": part.rank}
         words = {"noun": concept.noun, "phrase": concept.phrase, "frames": frames, "layers": part.layers}
-        about = {"format": "pt", "pcs": json.dumps({"learned": part.name, **settings, **words})}
+        # One entry only: safetensors writes several in any order, and the same run must give the same bytes.
+        about = {"pcs": json.dumps({"learned": part.name, **settings, **words})}
         path = run.folder / FILES[part.source]
         write_tensors(path, tensors, about)
         again = read_tensors(path)[0]

@@ -86,7 +86,7 @@ def _times(schedule: Schedule, steps: int) -> list[float]:
     """`steps` times from the noisiest down, evenly spaced, the clean end left out."""
     last = len(schedule.times) - 1
     places = torch.linspace(last, 0, steps + 1).round().long()[:-1]
-    return schedule.times[places].tolist()
+    return [float(time) for time in schedule.times[places]]
 
 
 def _rates(schedule: Schedule, t: float) -> tuple[float, float]:

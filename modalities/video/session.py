@@ -31,7 +31,6 @@ from modalities.video.sampler import inverted
 from modalities.video.trainer import VideoTrainer
 
 TIMES = 4
-INVERSION_STEPS = 25
 INVERSION = "inversion.safetensors"
 
 
@@ -178,7 +177,11 @@ class VideoSession(Session):
         kept, about = self.looks[-1], self.run.about()
         written = lora_files.write(self.studio, self.run, frames=self._frames())
         if self.concept.clips:
-            write_tensors(self.run.folder / INVERSION, {"noise": self._inversion()}, {"steps": str(INVERSION_STEPS)})
+            write_tensors(
+                self.run.folder / INVERSION,
+                {"noise": self._inversion()},
+                {"steps": str(self.studio.recipe.sample.steps)},
+            )
         finals = self._finals()
         about |= {
             "state": "finished",
@@ -208,7 +211,8 @@ class VideoSession(Session):
         """The noise that each learned clip comes from under the base without words, as MotionDirector keeps it."""
         posterior = self.trainer.footage.posterior
         latents = (posterior.mean - posterior.shift) * posterior.scale
-        return torch.cat([inverted(self.backbone, one[None], [""], INVERSION_STEPS) for one in latents]).cpu()
+        steps = self.studio.recipe.sample.steps
+        return torch.cat([inverted(self.backbone, one[None], [""], steps) for one in latents]).cpu()
 
     def _finals(self) -> list[tuple[str, list[Path], Tensor]]:
         """Each prompt with the files and the frames of what was made of it."""
