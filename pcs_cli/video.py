@@ -72,7 +72,7 @@ def inspect(
         "remarks": remarks(one),
     }
     sheet = out or clip.with_name(f"{clip.stem}-frames.png")
-    picked = one.choose(min(8, one.longest_shot[1] - one.longest_shot[0]))
+    picked = one.spread(8)
     media.save_png(contact_sheet([(clip.name, as_images(one.read(picked, 160)))]), sheet)
     for line in facts["remarks"]:
         console.warn(line)
@@ -148,7 +148,7 @@ def customize(
     from pcs_cli import settings
 
     machine = settings.load(offline=offline)
-    from modalities.core import bases, personalize
+    from modalities.core import personalize
     from modalities.core import recipe as recipes
     from modalities.core.errors import Interrupted, PcsError
 
@@ -156,11 +156,11 @@ def customize(
     if chosen.modality != "video":
         raise PcsError(f'recipe "{recipe}" is for {chosen.modality}; give one of `pcs recipes list` for video.')
     concept = _concept(chosen, photos, noun, clip or [], prompt or [])
-    from modalities.video.customize import narrowed
+    from modalities.video.customize import narrowed, require_video_base
     from modalities.video.session import VideoSession
 
     chosen = narrowed(chosen, photos=bool(concept.photos), clips=bool(concept.clips))
-    bases.resolve(chosen.backbone)
+    require_video_base(chosen.backbone, offline=machine.offline)
     for path, reason in concept.skipped:
         console.warn(f"{path.name} is skipped: it {reason}.")
     for warning in concept.warnings:

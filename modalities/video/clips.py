@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import shutil
 import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -97,6 +98,11 @@ class Clip:
     def longest_shot(self) -> tuple[int, int]:
         """First frame and the one after the last of the longest shot."""
         return max(self.shots, key=lambda shot: shot[1] - shot[0])
+
+    def spread(self, frames: int) -> tuple[int, ...]:
+        """At most that many frames, evenly spread over the longest shot, to be shown or measured."""
+        first, last = self.longest_shot
+        return tuple(int(place) for place in np.linspace(first, last - 1, min(frames, last - first)).round())
 
     def choose(
         self, frames: int, rate: float | None = None, start: float | None = None, stop: float | None = None
@@ -269,9 +275,12 @@ def _executable() -> str:
     try:
         from imageio_ffmpeg import get_ffmpeg_exe
 
-        return get_ffmpeg_exe()
-    except (ImportError, RuntimeError, OSError) as error:
+        found = shutil.which(get_ffmpeg_exe())
+    except (ImportError, RuntimeError, OSError):
+        found = None
+    if found is None:
         raise PcsError(
             "there is no ffmpeg to read and write clips; install it with `pip install imageio-ffmpeg`, or set "
             "IMAGEIO_FFMPEG_EXE to one."
-        ) from error
+        )
+    return found

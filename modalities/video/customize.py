@@ -2,10 +2,24 @@
 
 from __future__ import annotations
 
+from modalities.core import bases
 from modalities.core.component import Component
 from modalities.core.errors import PcsError
 from modalities.core.recipe import Recipe
 from modalities.video.adapter import Adapter, source_of
+
+
+def require_video_base(name: str, *, offline: bool = False) -> None:
+    """Check, before anything is loaded, that a base makes clips.
+
+    Raises:
+        PcsError: it makes pictures; names the bases for clips.
+    """
+    from modalities.video.backbone import VideoBackbone
+
+    if not issubclass(bases.family(bases.resolve(name), offline=offline), VideoBackbone):
+        known = ", ".join(base for base in bases.entries() if bases.entry(base).get("clip"))
+        raise PcsError(f"{name}: is a base for pictures; for clips there are {known}, or give a diffusers folder.")
 
 
 def narrowed(recipe: Recipe, *, photos: bool, clips: bool) -> Recipe:

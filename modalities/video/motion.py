@@ -20,19 +20,17 @@ def motion_of(clip: Clip) -> dict[str, float]:
     """What `pcs video inspect` tells of a clip's longest shot, between frames spread over it.
 
     Returns:
-        motion: mean way of what moves, percent of the width from one looked-at frame to the next.
+        motion: median way of what moves, percent of the width from one looked-at frame to the next.
         moving_share: share of the picture that moves.
         camera: the way that the whole picture goes, percent of the width.
     """
-    first, last = clip.longest_shot
-    picked = torch.linspace(first, last - 1, min(LOOKED_AT, last - first)).round().long()
-    frames = torch.from_numpy(clip.small[picked.numpy()]).permute(0, 3, 1, 2).float() / 255
+    frames = torch.from_numpy(clip.small[list(clip.spread(LOOKED_AT))]).permute(0, 3, 1, 2).float() / 255
     ways, shares, camera = [], [], []
     for flow in flows(frames):
         way = flow.shift.norm(dim=0) / SIDE
         moves = (way > MOVES) & flow.sure
         shares.append(moves.float().mean())
-        ways.append(way[moves].mean() if moves.any() else torch.tensor(0.0))
+        ways.append(way[moves].median() if moves.any() else torch.tensor(0.0))
         camera.append(camera_of(flow).norm() / SIDE)
     mean = {name: float(torch.stack(values).mean()) for name, values in (("w", ways), ("s", shares), ("c", camera))}
     return {
