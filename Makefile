@@ -8,7 +8,7 @@ PHOTOS ?= docs/example-photos/mug
 DEMO_RUN ?= runs/demo
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow check fix bench bench-methods bench-eval docs wheel clean
+.PHONY: help setup demo test test-slow check fix bench bench-methods bench-eval bench-motion docs wheel clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -66,6 +66,11 @@ bench-methods: $(VENV)/.installed-test ## Measure every image recipe on six held
 
 bench-eval: $(VENV)/.installed-test ## Measure what `pcs eval` adds to its encoders
 	$(BIN)/python -m tests.benchmarks.evaluation
+
+MOTION ?= runs/bench-motion
+
+bench-motion: $(VENV)/.installed-test ## Measure motion learned from one clip, with and without debiasing; hours, resumable
+	$(BIN)/python -m tests.benchmarks.motion $(MOTION)
 
 docs: $(VENV)/.installed ## Regenerate docs/recipes.md
 	$(BIN)/pcs recipes list --markdown > docs/recipes.md

@@ -50,12 +50,13 @@ def inverted(
     conditioning = backbone.conditioning(list(prompts))
     times = _times(backbone.schedule, steps)[::-1]
     noisy = latents
-    signal, noise = 1.0, 0.0
     with torch.no_grad():
-        for there in times:
-            # The first question is asked at the next time, as the clean end has none.
-            clean = _clean(backbone, noisy, there, conditioning, None) if noise else latents
-            epsilon = (noisy - signal * clean) / noise if noise else _epsilon(backbone, noisy, there, conditioning)
+        # The clean end has no time of its own: there the first question is asked at the next one.
+        for here, there in pairwise([times[0], *times]):
+            signal, noise = _rates(backbone.schedule, here)
+            seen = _clean(backbone, noisy, here, conditioning, None)
+            epsilon = (noisy - signal * seen) / noise
+            clean = latents if noisy is latents else seen
             signal, noise = _rates(backbone.schedule, there)
             noisy = signal * clean + noise * epsilon
     return noisy
@@ -69,12 +70,6 @@ def _clean(backbone: Backbone, noisy: Tensor, t: float, conditioning: Conditioni
     twice = torch.cat([noisy, noisy])
     said, unsaid = backbone.predict(twice, times, conditioning).float().chunk(2)
     return backbone.schedule.clean(noisy, unsaid + guidance * (said - unsaid), times[: len(noisy)])
-
-
-def _epsilon(backbone: Backbone, latents: Tensor, t: float, conditioning: Conditioning) -> Tensor:
-    """The noise that the base sees in clean latents at its cleanest time."""
-    signal, noise = _rates(backbone.schedule, t)
-    return (latents - signal * _clean(backbone, latents, t, conditioning, None)) / noise
 
 
 def _spread(t: float, count: int, backbone: Backbone) -> Tensor:

