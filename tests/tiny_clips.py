@@ -107,3 +107,61 @@ def write(path: Path, pictures: np.ndarray, rate: float = 8, **options: Any) -> 
 def pixels(pictures: np.ndarray) -> torch.Tensor:
     """Frames as the core has them, (count, 3, h, w) in [0, 1]."""
     return torch.from_numpy(pictures).permute(0, 3, 1, 2).float() / 255
+
+
+def animatediff(folder: Path, image: Path) -> Path:
+    """Write a tiny AnimateDiff on the image base in `image`."""
+    from diffusers import AnimateDiffPipeline, DDIMScheduler, MotionAdapter, StableDiffusionPipeline
+
+    torch.manual_seed(1)
+    base = StableDiffusionPipeline.from_pretrained(image)
+    adapter = MotionAdapter(
+        block_out_channels=(32, 64),
+        motion_layers_per_block=1,
+        motion_mid_block_layers_per_block=1,
+        motion_num_attention_heads=4,
+        motion_norm_num_groups=8,
+        motion_max_seq_length=16,
+    )
+    parts = {name: getattr(base, name) for name in ("vae", "text_encoder", "tokenizer", "unet")}
+    pipeline = AnimateDiffPipeline(motion_adapter=adapter, scheduler=DDIMScheduler(**SCHEDULE), **parts)
+    pipeline.save_pretrained(folder, safe_serialization=True)
+    return folder
+
+
+def wan(folder: Path) -> Path:
+    """Write a tiny Wan 2.1: one transformer of two blocks, an autoencoder of a few thousand weights, T5."""
+    from diffusers import AutoencoderKLWan, FlowMatchEulerDiscreteScheduler, WanPipeline, WanTransformer3DModel
+    from transformers import UMT5Config, UMT5EncoderModel
+
+    torch.manual_seed(0)
+    tokens = tiny.t5_tokenizer()
+    sizes = {"d_model": 32, "d_ff": 64, "d_kv": 8, "num_layers": 1, "num_heads": 4}
+    pipeline = WanPipeline(
+        transformer=WanTransformer3DModel(
+            patch_size=(1, 2, 2),
+            num_attention_heads=2,
+            attention_head_dim=12,
+            in_channels=16,
+            out_channels=16,
+            text_dim=32,
+            freq_dim=256,
+            ffn_dim=32,
+            num_layers=2,
+            cross_attn_norm=True,
+            qk_norm="rms_norm_across_heads",
+            rope_max_seq_len=32,
+        ),
+        vae=AutoencoderKLWan(
+            base_dim=3,
+            z_dim=16,
+            dim_mult=[1, 1, 1, 1],
+            num_res_blocks=1,
+            temperal_downsample=[False, True, True],
+        ),
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
+        text_encoder=UMT5EncoderModel(UMT5Config(vocab_size=len(tokens), **sizes)),
+        tokenizer=tokens,
+    )
+    pipeline.save_pretrained(folder, safe_serialization=True)
+    return folder

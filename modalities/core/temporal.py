@@ -6,12 +6,14 @@ from typing import Any
 
 from diffusers.models.resnet import TemporalConvLayer
 from diffusers.models.transformers.transformer_temporal import TransformerTemporalModel
+from diffusers.models.unets.unet_motion_model import AnimateDiffTransformer3D
 from torch import Tensor, nn
 
 
 def temporal_layers(unet: nn.Module) -> list[nn.Module]:
-    """All layers of a UNet3DConditionModel through which frames see each other."""
-    return [layer for layer in unet.modules() if isinstance(layer, TemporalConvLayer | TransformerTemporalModel)]
+    """All layers of a UNet3DConditionModel or a UNetMotionModel through which frames see each other."""
+    kinds = TemporalConvLayer | TransformerTemporalModel | AnimateDiffTransformer3D
+    return [layer for layer in unet.modules() if isinstance(layer, kinds)]
 
 
 @contextmanager
@@ -19,7 +21,7 @@ def bypassed(unet: nn.Module) -> Generator[None]:
     """Inside, temporal layers pass on what they get: every frame is drawn as by an image UNet."""
     layers: list[Any] = [*temporal_layers(unet)]
     own = [layer.__dict__.get("forward") for layer in layers]
-    # A transformer is asked for a tuple, a convolution for a tensor.
+    # A transformer of a UNet3DConditionModel is asked for a tuple, all others for a tensor.
     passing = [_in_a_tuple if isinstance(layer, TransformerTemporalModel) else _as_it_is for layer in layers]
     for layer, pass_on in zip(layers, passing, strict=True):
         layer.forward = pass_on

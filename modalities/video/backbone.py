@@ -17,7 +17,7 @@ class VideoBackbone(Backbone):
 
     frame_step: ClassVar[int] = 1
     """A clip has a multiple of this plus one frames, as the autoencoder packs this many frames into one latent."""
-    most_frames: ClassVar[int | None] = None
+    most_frames: int | None = None
     """The longest clip that the base's positions reach."""
     usual_frames: ClassVar[int] = 16
     """The frames of a clip unless a recipe says otherwise."""

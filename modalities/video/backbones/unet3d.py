@@ -77,8 +77,13 @@ class UNet3D(VideoBackbone):
         clips = noisy[:, :, None] if noisy.ndim == 4 else noisy
         still = bypassed(denoiser) if clips.shape[2] == 1 else nullcontext()
         with self.autocast(), still:
-            answer = denoiser(clips.to(self.dtype), t, **conditioning.tensors, return_dict=False)[0]
+            words = self.for_frames(conditioning, clips.shape[2])
+            answer = denoiser(clips.to(self.dtype), t, **words.tensors, return_dict=False)[0]
         return answer[:, :, 0] if noisy.ndim == 4 else answer
+
+    def for_frames(self, conditioning: Conditioning, frames: int) -> Conditioning:
+        """The conditioning as the denoiser takes it for clips; this one gives every frame its own copy."""
+        return conditioning
 
     def checkpoint_gradients(self, enabled: bool) -> None:
         """Compute the activations of residual blocks and transformers twice instead of keeping them.

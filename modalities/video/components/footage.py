@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Annotated, ClassVar
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import Field, PrivateAttr
 
 from modalities.core.component import Component
-from modalities.video.adapter import Source
+from modalities.video.adapter import Source, source_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -35,13 +35,19 @@ class Footage(Component):
     """Seconds; where to end."""
 
     _posterior: Posterior | None = PrivateAttr(default=None)
+    _stills: Posterior | None = PrivateAttr(default=None)
 
     def prepare(self, studio: Studio) -> None:
         super().prepare(studio)
         backbone = self.backbone
         backbone.require_frames(self.count)
         if studio.training and self.clips.clips:
-            self._posterior = self._encoded()
+            self._posterior = self._encoded("clip")
+            if backbone.frame_step > 1 and self._are_frames_needed():
+                self._stills = self._encoded("stills")
+
+    def _are_frames_needed(self) -> bool:
+        return any(source_of(part) == "frames" for part in self.studio.recipe.components)
 
     @property
     def backbone(self) -> VideoBackbone:
@@ -72,26 +78,28 @@ class Footage(Component):
         """The frames that are taken of one clip, `(F, 3, side, side)` in [0, 1]."""
         return self.clips.clips[number].read(self.chosen(number), self.studio.resolution)
 
-    def _encoded(self) -> Posterior:
+    def _encoded(self, kind: Literal["clip", "stills"]) -> Posterior:
+        """All clips as they are, or all of their frames as pictures, clip after clip."""
         import torch
 
         from modalities.core.backbone import Posterior
 
-        rows = [self._encoded_one(number) for number in range(len(self.clips.clips))]
+        rows = [self._encoded_one(number, kind) for number in range(len(self.clips.clips))]
         mean, std = (torch.cat([row[name] for row in rows]).to(self.backbone.device) for name in ("mean", "std"))
         return Posterior(mean, std, float(rows[0]["shift"]), float(rows[0]["scale"]))
 
-    def _encoded_one(self, number: int) -> dict[str, Tensor]:
+    def _encoded_one(self, number: int, kind: Literal["clip", "stills"]) -> dict[str, Tensor]:
         import torch
 
         def compute() -> dict[str, Tensor]:
             with torch.no_grad():
-                one = self.backbone.encode_clips(self.pixels(number)[None])
+                pixels = self.pixels(number)
+                one = self.backbone.encode_clips(pixels[None] if kind == "clip" else pixels[:, None])
             scalars = {name: torch.tensor(getattr(one, name), dtype=torch.float64) for name in ("shift", "scale")}
             return {"mean": one.mean.cpu(), "std": one.std.cpu(), **scalars}
 
         digest = self.clips.clips[number].digest
-        key = (self.backbone.fingerprint, "clip", digest, self.chosen(number), self.studio.resolution)
+        key = (self.backbone.fingerprint, kind, digest, self.chosen(number), self.studio.resolution)
         return self.studio.cache.remember("latents", key, compute)
 
     def which(self, step: int) -> int:
@@ -104,8 +112,18 @@ class Footage(Component):
         return self.studio.batch(self.posterior, [row], [self.clips.captions[row]], [step], purpose="clip")
 
     def frame_batch(self, step: int) -> Batch:
-        """One frame of that clip, with the very noise that it has in the clip."""
+        """One frame of that clip, with the very noise that it has in the clip.
+
+        Where the autoencoder packs several frames into one latent, frames are encoded as pictures of their own.
+        """
+        if self._stills is not None:
+            return self._still_batch(self._stills, step)
         clip = self.clip_batch(step)
         frame = self.studio.draws.pick("frame", step, clip.latents.shape[2])
         some = slice(frame, frame + 1)
         return replace(clip, latents=clip.latents[:, :, some], noise=clip.noise[:, :, some])
+
+    def _still_batch(self, stills: Posterior, step: int) -> Batch:
+        clip = self.which(step)
+        row = clip * self.count + self.studio.draws.pick("frame", step, self.count)
+        return self.studio.batch(stills, [row], [self.clips.captions[clip]], [step], purpose="frame")

@@ -151,12 +151,12 @@ def _bytes(run: Artifact) -> dict[str, bytes]:
 def test_checkpointed_gradients_are_the_same_gradients(atelier: Atelier) -> None:
     found = []
     for enabled in (False, True):
-        studio = atelier.studio(phases=[{"learn": {"motion_lora": 0.01}, "steps": 9}])
-        studio.backbone.checkpoint_gradients(enabled)
-        trainer = VideoTrainer.__new__(VideoTrainer)
-        VideoTrainer.__init__(trainer, studio)
-        studio.backbone.checkpoint_gradients(enabled)
-        studio.set_learning(trainer.phases[0].learn)
+        learn = {"motion_lora": 0.01}
+        studio = atelier.studio(
+            phases=[{"learn": learn, "steps": 9}], train={"batch": 1, "gradient_checkpointing": enabled}
+        )
+        trainer = VideoTrainer(studio)
+        studio.set_learning(learn)
         trainer.backward()
         found.append(torch.cat([value.grad.flatten() for _, value in studio.parameters() if value.grad is not None]))
     assert found[0].abs().max() > 0
