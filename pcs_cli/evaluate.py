@@ -104,6 +104,7 @@ def _evidence(
 ) -> Evidence:
     """What is to be judged: a run after it drew its pictures, or a folder as it is."""
     from modalities.core.artifact import Artifact
+    from modalities.core.errors import PcsError
     from modalities.core.evidence import Evidence, Gallery, photos_of
     from modalities.core.exam import Exam, read_templates
 
@@ -115,6 +116,8 @@ def _evidence(
             progress.warn(remark)
         return Evidence(gallery, machine, photos, progress=progress)
     run = Artifact.open(subject)
+    if run.recipe().modality == "video":
+        raise PcsError(f"{subject}: is a run of clips; use `pcs video eval`.")
     templates = read_templates(prompts) if prompts else tuple(run.recipe().validation.prompts)
     exam = Exam(templates, count, seed)
     drawn = exam.sit(run, machine, progress)

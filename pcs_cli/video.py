@@ -150,13 +150,14 @@ def customize(
     machine = settings.load(offline=offline)
     from modalities.core import personalize
     from modalities.core import recipe as recipes
+    from modalities.core.artifact import Artifact
     from modalities.core.errors import Interrupted, PcsError
 
     chosen = recipes.load(recipe, recipes.changes_of(changes), backbone=base)
     if chosen.modality != "video":
         raise PcsError(f'recipe "{recipe}" is for {chosen.modality}; give one of `pcs recipes list` for video.')
     concept = _concept(chosen, photos, noun, clip or [], prompt or [])
-    from modalities.video.customize import narrowed, require_video_base
+    from modalities.video.customize import narrowed, require_same_clips, require_video_base
     from modalities.video.session import VideoSession
 
     chosen = narrowed(chosen, photos=bool(concept.photos), clips=bool(concept.clips))
@@ -166,6 +167,8 @@ def customize(
     for warning in concept.warnings:
         console.warn(warning)
     folder = out or machine.runs / "-".join(_names(photos, clip or []))
+    if resume:
+        require_same_clips(Artifact(folder), concept)
     place = machine.machine()
     if dry_run:
         with console.progress() as progress:
@@ -415,7 +418,7 @@ def _path_error(run: Artifact) -> Callable[[Tensor], float] | None:
     """How far a clip strays from the true path of the one that was learned, where that is told."""
     from modalities.mini import paths
 
-    clips = run.about()["clips"]
+    clips = list(run.about()["clips"])
     path = paths.true_path(Path(clips[0])) if clips else None
     return None if path is None or len(path) != run.about()["frames"] else partial(paths.path_error, path=path)
 

@@ -5,7 +5,6 @@ Everything is read and written by one ffmpeg, which imageio-ffmpeg brings along.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 import shutil
@@ -256,11 +255,6 @@ def save_previews(frames: Float[Tensor, "f 3 h w"], path: Path, rate: float, abo
 def as_images(frames: Float[Tensor, "f 3 h w"]) -> list[Image.Image]:
     """The frames of a clip as pictures."""
     return [media.to_image(frame) for frame in frames]
-
-
-def digest_of(clips: Sequence[Clip]) -> str:
-    """Hash of the bytes of several clips."""
-    return hashlib.sha256("\n".join(clip.digest for clip in clips).encode()).hexdigest()
 
 
 def _ffmpeg(path: Path, how: list[str]) -> tuple[bytes, str]:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from modalities.core import bases
+from modalities.core.artifact import Artifact
 from modalities.core.component import Component
 from modalities.core.errors import PcsError
 from modalities.core.recipe import Recipe
 from modalities.video.adapter import Adapter, source_of
+from modalities.video.concept import VideoConcept
 
 
 def require_video_base(name: str, *, offline: bool = False) -> None:
@@ -20,6 +24,21 @@ def require_video_base(name: str, *, offline: bool = False) -> None:
     if not issubclass(bases.family(bases.resolve(name), offline=offline), VideoBackbone):
         known = ", ".join(base for base in bases.entries() if bases.entry(base).get("clip"))
         raise PcsError(f"{name}: is a base for pictures; for clips there are {known}, or give a diffusers folder.")
+
+
+def require_same_clips(run: Artifact, concept: VideoConcept) -> None:
+    """Check that a run to be resumed learns from the clips that it began with.
+
+    Raises:
+        PcsError: it does not; names what has changed.
+    """
+    if not run.exists():
+        return
+    before: dict[str, str] = run.about().get("clips", {})
+    now = {str(clip.path.resolve()): clip.digest for clip in concept.clips}
+    odd = sorted(Path(path).name for path in {*before, *now} if before.get(path) != now.get(path))
+    if sorted(before.values()) != sorted(now.values()):
+        raise PcsError(f"{run.folder}: cannot resume, the clips have changed ({', '.join(odd)}); choose another --out.")
 
 
 def narrowed(recipe: Recipe, *, photos: bool, clips: bool) -> Recipe:

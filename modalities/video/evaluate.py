@@ -126,7 +126,7 @@ def _reference(run: Artifact, studio: Studio) -> Reference:
     about = run.about()
     footage = next((part for part in studio.components if isinstance(part, Footage)), Footage())
     frames: Tensor | None = None
-    for name in about["clips"][:1]:
+    for name in list(about["clips"])[:1]:
         if Path(name).is_file():
             clip = read_clip(Path(name))
             chosen = clip.choose(frames_of(studio), footage.rate, footage.start, footage.stop)

@@ -23,9 +23,8 @@ from modalities.video import lora_files
 from modalities.video.adapter import Adapter, Source, present
 from modalities.video.backbone import VideoBackbone
 from modalities.video.clips import as_images, save_previews
-from modalities.video.components.footage import Footage
 from modalities.video.concept import VideoConcept
-from modalities.video.generate import clip_of_studio
+from modalities.video.generate import clip_of_studio, frames_of
 from modalities.video.report import write_report
 from modalities.video.sampler import inverted
 from modalities.video.trainer import VideoTrainer
@@ -85,6 +84,13 @@ class VideoSession(Session):
 
     def prepare(self) -> None:
         """Nothing is measured beforehand."""
+
+    def train(self) -> None:
+        about = self.run.about()
+        clips = {str(clip.path.resolve()): clip.digest for clip in self.concept.clips}
+        if about.get("clips") != clips:
+            self.run.write_about(about | {"clips": clips})
+        super().train()
 
     def _warn(self) -> None:
         """The kept step is not chosen by encoders, so there is nothing to warn of."""
@@ -175,7 +181,7 @@ class VideoSession(Session):
         self.progress.start("writing clips, report and portable files", 0)
         self.studio.set_learning({})
         kept, about = self.looks[-1], self.run.about()
-        written = lora_files.write(self.studio, self.run, frames=self._frames())
+        written = lora_files.write(self.studio, self.run, frames=frames_of(self.studio))
         if self.concept.clips:
             write_tensors(
                 self.run.folder / INVERSION,
@@ -190,10 +196,9 @@ class VideoSession(Session):
             "kept": kept.line(),
             "learned": [path.name for path in written],
             "portable": export(self.studio, self.run.portable),
-            "clips": [str(clip.path.resolve()) for clip in self.concept.clips],
             "captions": list(self.concept.captions),
             "templates": list(self.concept.templates),
-            "frames": self._frames(),
+            "frames": frames_of(self.studio),
             "frames_per_second": self.rate,
             "previews": [str(path.relative_to(self.run.folder)) for _, paths, _ in finals for path in paths],
             "seconds": round(time.monotonic() - self._started, 1),
@@ -202,10 +207,6 @@ class VideoSession(Session):
         self._write_pages(finals, about)
         self.run.write_about(about)
         self.run.checkpoint_file.unlink(missing_ok=True)
-
-    def _frames(self) -> int:
-        footage = next((part for part in self.studio.components if isinstance(part, Footage)), None)
-        return footage.count if footage else self.backbone.usual_frames
 
     def _inversion(self) -> Tensor:
         """The noise that each learned clip comes from under the base without words, as MotionDirector keeps it."""

@@ -222,6 +222,12 @@ def test_a_run_of_motion_writes_motion_alone_and_clips_that_play(made: Path) -> 
     assert (run / "report.html").stat().st_size > 10_000
 
 
+def test_pcs_inspect_reads_a_run_of_clips_and_its_loras(pcs: Pcs, made: Path) -> None:
+    assert pcs("inspect", made / "motion", "--json").json["state"] == "finished"
+    told = pcs("inspect", made / "motion" / "motion.safetensors", "--json").json
+    assert (told["kind"], told["rank"]) == ("LoRA", "2")
+
+
 def test_an_image_lora_works_by_name_in_the_video_net(pcs: Pcs, made: Path) -> None:
     own = pcs("video", "generate", made / "motion", "a dog running", "--out", "own", "--json").json
     typed = pcs(
@@ -277,6 +283,17 @@ def test_a_slot_without_a_subject_and_a_run_of_pictures(pcs: Pcs, made: Path) ->
     _one_line(pcs("video", "generate", made / "motion", "a {} running"), "no subject", "--with")
     _one_line(pcs("video", "generate", made / "image", "a {} running"), "run of pictures", "pcs generate")
     _one_line(pcs("video", "generate", made / "motion", "a", "--with", "nowhere:0.5"), "nowhere")
+    _one_line(pcs("generate", made / "motion", "a {}"), "run of clips", "pcs video generate")
+    _one_line(pcs("eval", made / "motion"), "run of clips", "pcs video eval")
+
+
+def test_another_clip_does_not_go_on_with_a_run(pcs: Pcs, made: Path, siblings: tuple[Path, Path]) -> None:
+    other = tiny_clips.write(Path("left.mp4"), tiny_clips.frames(step=(-3, 0)))
+    words = ["video", "customize", "--base", siblings[1], *TINY, "--set", PHASES, "--prompt", "a {cat} running"]
+    typed = pcs(*words, "--clip", other, "--out", made / "motion", "--resume")
+    _one_line(typed, "the clips have changed", "left.mp4")
+    again = pcs(*words, "--clip", made / "right.mp4", "--out", made / "motion", "--resume", "--json")
+    assert again.json["steps"] == 2, again.err
 
 
 def test_the_noise_prior_and_the_seed_decide_the_bytes(pcs: Pcs, made: Path) -> None:
