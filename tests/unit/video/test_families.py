@@ -33,7 +33,7 @@ def folders(siblings: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactor
     }
 
 
-@pytest.mark.parametrize("family", FRAMES)
+@pytest.mark.parametrize("family", [pytest.param("unet3d", marks=pytest.mark.slow), "animatediff", "wan"])
 def test_a_family_learns_reopens_and_generates_what_it_previewed(
     family: str, folders: dict[str, Path], clip: Path, tmp_path: Path, encoders: tuple[str, str]
 ) -> None:

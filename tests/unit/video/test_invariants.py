@@ -121,7 +121,7 @@ def test_what_is_saved_is_what_is_loaded(atelier: Atelier) -> None:
     assert (run.folder / "again.mp4").read_bytes() == (run.folder / "previews" / "0-0.mp4").read_bytes()
 
 
-@pytest.mark.parametrize("at", [2, 7])
+@pytest.mark.parametrize("at", [pytest.param(2, marks=pytest.mark.slow), 7])
 def test_a_run_that_was_stopped_ends_as_one_that_was_not(
     at: int, atelier: Atelier, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -163,6 +163,7 @@ def test_checkpointed_gradients_are_the_same_gradients(atelier: Atelier) -> None
     assert torch.allclose(found[0], found[1], rtol=1e-4, atol=1e-7)
 
 
+@pytest.mark.slow
 def test_learning_a_clip_lowers_the_error_of_what_moves_at_noise_it_was_not_trained_on(atelier: Atelier) -> None:
     phases = [{"learn": {"appearance_absorber": 0.005, "motion_lora": 0.01}, "steps": 40}]
     run = atelier.run(motion_only=True, phases=phases, validation={"every": 40, "prompts": ["a {}"], "images": 1})
