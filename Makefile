@@ -8,7 +8,7 @@ PHOTOS ?= docs/example-photos/mug
 DEMO_RUN ?= runs/demo
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow check fix bench bench-methods bench-merge bench-eval bench-protect docs wheel clean
+.PHONY: help setup demo test test-slow check fix bench bench-methods bench-merge bench-eval bench-protect bench-motion docs wheel clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -73,6 +73,11 @@ bench-eval: $(VENV)/.installed-test ## Measure what `pcs eval` adds to its encod
 
 bench-protect: $(VENV)/.installed-test ## Measure protections on five subjects; an hour, resumable; into docs/protect.md
 	$(BIN)/python -m tests.benchmarks.protection
+
+MOTION ?= runs/bench-motion
+
+bench-motion: $(VENV)/.installed-test ## Measure motion learned from one clip, with and without debiasing; hours, resumable
+	$(BIN)/python -m tests.benchmarks.motion $(MOTION)
 
 docs: $(VENV)/.installed ## Regenerate docs/recipes.md
 	$(BIN)/pcs recipes list --markdown > docs/recipes.md

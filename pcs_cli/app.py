@@ -14,7 +14,21 @@ from typing import Annotated, Any
 import typer
 
 from modalities.core.errors import Interrupted, PcsError
-from pcs_cli import audit, base, bench, doctor, evaluate, generate, inspect, merge, protect, recipes, train, world
+from pcs_cli import (
+    audit,
+    base,
+    bench,
+    doctor,
+    evaluate,
+    generate,
+    inspect,
+    merge,
+    protect,
+    recipes,
+    train,
+    video,
+    world,
+)
 from pcs_cli.console import console
 
 # Typer carries a click of its own in some versions; this is the base of its usage errors in all of them.
@@ -33,6 +47,7 @@ app.command("merge")(merge.merge)
 app.command("eval")(evaluate.evaluate)
 app.command("protect")(protect.protect)
 app.command("audit")(audit.audit)
+app.add_typer(video.app, name="video")
 app.add_typer(bench.app, name="bench")
 app.add_typer(recipes.app, name="recipes")
 app.add_typer(base.app, name="base")

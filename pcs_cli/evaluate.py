@@ -115,6 +115,8 @@ def _evidence(
             progress.warn(remark)
         return [Evidence(gallery, machine, photos, progress=progress)]
     run = Artifact.open(subject)
+    if run.recipe().modality == "video":
+        raise PcsError(f"{subject}: is a run of clips; use `pcs video eval`.")
     templates = read_templates(prompts) if prompts else tuple(run.recipe().validation.prompts)
     history = [line for line in run.metrics() if "balance" in line]
     own = run.photos()

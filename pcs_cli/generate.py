@@ -42,9 +42,12 @@ def generate(
 
     machine = settings.load(offline=offline)
     from modalities.core.artifact import Artifact
+    from modalities.core.errors import PcsError
     from modalities.core.files import require_writable, slug
 
     artifact = Artifact.open(run)
+    if artifact.recipe().modality == "video":
+        raise PcsError(f"{run}: is a run of clips; use `pcs video generate`.")
     source = together([str(run), *others]) if others else artifact
     concept = source.concept()
     spelled = [(concept.prompt(prompt), concept.class_prompt(prompt)) for prompt in prompts]

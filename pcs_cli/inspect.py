@@ -47,7 +47,9 @@ def _run(path: Path) -> dict[str, Any]:
     }
     if about["state"] == "finished":
         facts |= {"steps": about["steps"], "kept_step": about["kept_step"], "seconds": about["seconds"]}
-        facts |= {f"{name}_score": round(about["kept"][name], 4) for name in ("subject", "text", "drift")}
+        kept = about["kept"]
+        scores = [name for name in ("subject", "text", "drift") if name in kept]
+        facts |= {f"{name}_score": round(kept[name], 4) for name in scores}
         facts["portable"] = ", ".join(about["portable"])
     return facts
 

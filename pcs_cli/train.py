@@ -101,7 +101,7 @@ def image(
                 announce=lambda plan: _tell_plan(chosen, concept, folder, plan),
             )
         except Interrupted as stopped:
-            stopped.resume = _resume_command(folder)
+            stopped.resume = resume_command(folder)
             raise
     _tell_result(run)
 
@@ -155,7 +155,7 @@ def _tell_result(run: Artifact) -> None:
     )
 
 
-def _resume_command(folder: Path) -> str:
+def resume_command(folder: Path) -> str:
     """The command that was typed, with --out and --resume."""
     words = ["pcs", *(word for word in sys.argv[1:] if word != "--resume")]
     if not {"--out", "-o"} & set(words) and not any(word.startswith("--out=") for word in words):

@@ -184,21 +184,28 @@ def photos(folder: Path, count: int = 3, side: int = 80, seed: int = 0) -> Path:
     return folder
 
 
-def stable_diffusion_3(folder: Path) -> Path:
-    """Write a tiny Stable Diffusion 3: two CLIP encoders with projection, T5, a two-block transformer."""
-    from diffusers import FlowMatchEulerDiscreteScheduler, SD3Transformer2DModel, StableDiffusion3Pipeline
+def t5_tokenizer() -> Any:
+    """A T5 tokenizer of a few words and letters."""
     from tokenizers import Tokenizer, models, pre_tokenizers
-    from transformers import CLIPTextModelWithProjection, T5Config, T5EncoderModel, T5TokenizerFast
+    from transformers import T5TokenizerFast
 
-    torch.manual_seed(0)
-    tokens = tokenizer(77)
     pieces = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0)]
     pieces += [("▁" + word, -2.0) for word in dict.fromkeys(WORDS)] + [(chr(code), -5.0) for code in range(33, 127)]
     unigram = Tokenizer(models.Unigram(pieces, unk_id=2))
     unigram.pre_tokenizer = pre_tokenizers.Metaspace()
-    t5_tokens = T5TokenizerFast(
+    return T5TokenizerFast(
         tokenizer_object=unigram, pad_token="<pad>", eos_token="</s>", unk_token="<unk>", extra_ids=0
     )
+
+
+def stable_diffusion_3(folder: Path) -> Path:
+    """Write a tiny Stable Diffusion 3: two CLIP encoders with projection, T5, a two-block transformer."""
+    from diffusers import FlowMatchEulerDiscreteScheduler, SD3Transformer2DModel, StableDiffusion3Pipeline
+    from transformers import CLIPTextModelWithProjection, T5Config, T5EncoderModel
+
+    torch.manual_seed(0)
+    tokens = tokenizer(77)
+    t5_tokens = t5_tokenizer()
     t5_config = T5Config(
         vocab_size=len(t5_tokens),
         d_model=64,

@@ -34,15 +34,16 @@ class Conditioning:
 class Posterior:
     """The autoencoder's Gaussian over latents: cached whole, so that every step draws a sample of its own.
 
-    `mean` and `std` are `(B, C, h, w)` in the autoencoder's own units; a sample is in the denoiser's.
+    `mean` and `std` are `(B, C, h, w)`, of clips `(B, C, F, h, w)`, in the autoencoder's own units; a sample is in
+    the denoiser's.
     """
 
-    mean: Float[Tensor, "b c h w"]
-    std: Float[Tensor, "b c h w"]
+    mean: Float[Tensor, "b c ..."]
+    std: Float[Tensor, "b c ..."]
     shift: float
     scale: float
 
-    def sample(self, normal: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
+    def sample(self, normal: Float[Tensor, "b c ..."]) -> Float[Tensor, "b c ..."]:
         """Turn standard normal values into latents."""
         return (self.mean + self.std * normal - self.shift) * self.scale
 
@@ -212,7 +213,12 @@ class Backbone(ABC):
         """
         patterns = [layers.removeprefix("re:")] if layers.startswith("re:") else self._patterns(layers)
         kinds = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
-        names = [name for name, module in self.denoiser.named_modules() if isinstance(module, kinds)]
+        names = [
+            # A layer that is tuned already goes by the name that it had before.
+            name.removesuffix(".base_layer")
+            for name, module in self.denoiser.named_modules()
+            if isinstance(module, kinds) and ".lora_" not in name
+        ]
         try:
             chosen = [name for name in names if any(re.search(pattern, name) for pattern in patterns)]
         except re.error as error:

@@ -135,16 +135,24 @@ class Gate:
     def passes(self, report: Report) -> bool:
         """Whether the mean of the metric is there and meets the demand; NaN never does."""
         result = report.results.get(self.metric)
-        return result is not None and _COMPARE[self.sign](result.scores.mean, self.limit)
+        return result is not None and self.is_met(result.scores.mean)
+
+    def is_met(self, value: float) -> bool:
+        """Whether a value meets the demand; NaN never does."""
+        return _COMPARE[self.sign](value, self.limit)
 
 
-def gates(text: str) -> list[Gate]:
+def gates(text: str, known: Sequence[str] | None = None) -> list[Gate]:
     """Read demands, separated by commas.
+
+    known: names that may be demanded; None is those of all metrics of pictures.
 
     Raises:
         PcsError: one is not of the form METRIC>=NUMBER, or names no metric.
     """
     found: list[Gate] = []
+    names = known_metrics() if known is None else known
+    aliases = ALIASES if known is None else {}
     for part in filter(None, (one.strip() for one in text.split(","))):
         match = re.fullmatch(r"(\w+)\s*(>=|<=|>|<)\s*([-+0-9.eE]+)", part)
         try:
@@ -153,9 +161,9 @@ def gates(text: str) -> list[Gate]:
             limit = float(match[3])
         except ValueError:
             raise PcsError(f'--gate "{part}": write METRIC>=NUMBER, e.g. subject>=0.6,text>=0.28.') from None
-        name = ALIASES.get(match[1], match[1])
-        if name not in known_metrics():
-            raise PcsError(f'--gate "{part}": {did_you_mean(match[1], [*known_metrics(), *ALIASES])}')
+        name = aliases.get(match[1], match[1])
+        if name not in names:
+            raise PcsError(f'--gate "{part}": {did_you_mean(match[1], [*names, *aliases])}')
         found.append(Gate(name, match[2], limit))
     if not found:
         raise PcsError(f'--gate "{text}": holds no demand; write e.g. subject>=0.6,text>=0.28.')

@@ -24,13 +24,13 @@ def tuned_layers(module: nn.Module) -> dict[str, Any]:
     return {name: layer for name, layer in module.named_modules() if isinstance(layer, BaseTunerLayer)}
 
 
-def learned(module: nn.Module) -> dict[str, Parameter]:
-    """What the PEFT layers of a network learn, `<layer>.<tensor>`; the adapter's own name is left out."""
+def learned(module: nn.Module, adapter: str = ADAPTER) -> dict[str, Parameter]:
+    """What one adapter of a network learns, `<layer>.<tensor>`; the adapter's own name is left out."""
     return {
-        f"{name}.{key.replace(f'.{ADAPTER}', '')}": value
+        f"{name}.{key.replace(f'.{adapter}', '')}": value
         for name, layer in tuned_layers(module).items()
         for key, value in layer.named_parameters()
-        if f".{ADAPTER}" in key and key.partition(".")[0] in layer.adapter_layer_names
+        if f".{adapter}." in f"{key}." and key.partition(".")[0] in layer.adapter_layer_names
     }
 
 

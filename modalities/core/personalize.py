@@ -44,6 +44,7 @@ def personalize(
     resume: bool = False,
     progress: Progress | None = None,
     announce: Callable[[Plan], None] | None = None,
+    session: type[Session] | None = None,
 ) -> Artifact:
     """Learn a concept by a recipe; leave a run folder that generates.
 
@@ -55,6 +56,7 @@ def personalize(
         resume: go on with the run in `folder`; begins it when there is none.
         progress: told where the work stands.
         announce: called with the plan before the first step.
+        session: how a modality trains, looks and finishes; None is for pictures.
 
     Raises:
         PcsError: something is wrong with what was given; nothing was started.
@@ -72,14 +74,15 @@ def personalize(
         studio = _studio(recipe, concept, machine, progress)
         if run.exists():
             run.require_same(recipe, concept, studio.backbone.fingerprint)
-        made = _plan(studio, machine)
+        work = (session or Session)(run, studio, machine)
+        made = work.plan()
         require_writable(folder, made.disk_mb)
         if announce:
             announce(made)
-        validation = Validation(studio, *machine.encoders())
+        work.prepare()
         if not run.exists():
             run.begin(recipe, concept, studio.backbone.fingerprint)
-        _Session(run, Trainer(studio), validation).train()
+        work.train()
     return run
 
 
@@ -108,9 +111,16 @@ class Plan:
     disk_mb: float
 
 
-def plan(recipe: Recipe, concept: Concept, machine: Machine, progress: Progress | None = None) -> Plan:
+def plan(
+    recipe: Recipe,
+    concept: Concept,
+    machine: Machine,
+    progress: Progress | None = None,
+    session: type[Session] | None = None,
+) -> Plan:
     """Load everything, try two steps, and say what the run would take; nothing is written but the cache."""
-    return _plan(_studio(recipe, concept, machine, progress), machine)
+    studio = _studio(recipe, concept, machine, progress)
+    return (session or Session)(Artifact(Path()), studio, machine).plan()
 
 
 def _studio(recipe: Recipe, concept: Concept, machine: Machine, progress: Progress | None) -> Studio:
@@ -120,52 +130,66 @@ def _studio(recipe: Recipe, concept: Concept, machine: Machine, progress: Progre
     return Studio(backbone, concept, recipe, training=True, cache=machine.cache, progress=progress)
 
 
-def _plan(studio: Studio, machine: Machine) -> Plan:
-    trial = Trainer(studio)
-    per_step, per_image = trial.probe()
-    settings = studio.recipe.validation
-    looks = 1 + math.ceil(trial.total / studio.recipe.look_every())
-    images = len(settings.prompts) * (1 + looks * settings.images + FINAL_IMAGES)
-    learned = sum(value.numel() for value in studio.weights().values())
-    threads = torch.get_num_threads()
-    return Plan(
-        device=f"{machine.device.title}, threads: {threads}, {machine.device.memory_gb:.1f} GB free",
-        steps=trial.total,
-        learned=learned,
-        learners=tuple(part.name for part in studio.components if studio.learned_by(part.name)),
-        seconds=per_step * trial.total + per_image * images,
-        seconds_per_image=per_image,
-        memory_mb=peak_memory_mb(machine.device.kind),
-        # The checkpoint holds weights and two moments; kept weights and three portable layouts come beside it.
-        disk_mb=20 + learned * 4 * (3 + 1 + 3) / 1e6,
-    )
-
-
-class _Session:
-    """Trains into a run folder: looks, keeps the best, saves, stops.
+class Session:
+    """Trains into a run folder: looks, keeps the best, saves, stops. A modality may look and finish in its own way.
 
     What is kept and when it stops are functions of the metrics, and the metrics of the steps, so a run that was
     killed and resumed is bit for bit the run that was not.
     """
 
-    def __init__(self, run: Artifact, trainer: Trainer, validation: Validation) -> None:
+    validation: Validation
+
+    def __init__(self, run: Artifact, studio: Studio, machine: Machine) -> None:
         self.run = run
-        self.trainer = trainer
-        self.studio = trainer.studio
-        self.progress = trainer.studio.progress
-        self.validation = validation
+        self.studio = studio
+        self.machine = machine
+        self.trainer = self.new_trainer()
+        self.progress = studio.progress
         self.lines: list[dict[str, Any]] = []
-        self.looks: list[Look] = []
+        self.looks: list[Any] = []
         self._saved_at = time.monotonic()
         self._started = time.monotonic()
+
+    def new_trainer(self) -> Trainer:
+        """Who takes the steps."""
+        return Trainer(self.studio)
+
+    def previews(self) -> int:
+        """How many pictures the whole run generates."""
+        settings = self.studio.recipe.validation
+        return len(settings.prompts) * (1 + self.looks_planned() * settings.images + FINAL_IMAGES)
+
+    def looks_planned(self) -> int:
+        """Looks at the work, the one before the first step included."""
+        return 1 + math.ceil(self.trainer.total / self.studio.recipe.look_every())
+
+    def plan(self) -> Plan:
+        """Try two steps, and say what the run will take."""
+        trial, device = self.new_trainer(), self.machine.device
+        per_step, per_image = trial.probe()
+        learned = sum(value.numel() for value in self.studio.weights().values())
+        return Plan(
+            device=f"{device.title}, threads: {torch.get_num_threads()}, {device.memory_gb:.1f} GB free",
+            steps=trial.total,
+            learned=learned,
+            learners=tuple(part.name for part in self.studio.components if self.studio.learned_by(part.name)),
+            seconds=per_step * trial.total + per_image * self.previews(),
+            seconds_per_image=per_image,
+            memory_mb=peak_memory_mb(device.kind),
+            # The checkpoint holds weights and two moments; kept weights and three portable layouts come beside it.
+            disk_mb=20 + learned * 4 * (3 + 1 + 3) / 1e6,
+        )
+
+    def prepare(self) -> None:
+        """Measure what must be measured before anything is learned."""
+        self.validation = Validation(self.studio, *self.machine.encoders())
 
     def train(self) -> None:
         """Run to the end, from wherever the run folder stands."""
         trainer = self.trainer
         self._restore()
         self.progress.start("training", trainer.total, done=trainer.step)
-        if not self.validation.can_judge:
-            self.progress.warn(COARSE)
+        self._warn()
         with stop_on_signals() as stop:
             if not self.looks:
                 self._look()
@@ -181,6 +205,10 @@ class _Session:
                     raise Interrupted(f"{self.run.folder}: {where}; its state is saved.")
         self._save()
         self._finish()
+
+    def _warn(self) -> None:
+        if not self.validation.can_judge:
+            self.progress.warn(COARSE)
 
     def _advance(self) -> None:
         try:
@@ -247,9 +275,12 @@ class _Session:
         tensors, about = read_tensors(self.run.checkpoint_file)
         step = int(about["step"])
         self.lines = [line for line in self.run.metrics() if line["step"] <= step]
-        self.looks = [Look(**line) for line in self.lines if "balance" in line]
+        self.looks = self._looks_of(self.lines)
         self.trainer.restore(step, tensors)
         self.progress.note(f"resumed at step {step}")
+
+    def _looks_of(self, lines: list[dict[str, Any]]) -> list[Any]:
+        return [Look(**line) for line in lines if "balance" in line]
 
     def _finish(self) -> None:
         """Write what other tools read, the pictures and the report; then the checkpoint is no longer needed."""

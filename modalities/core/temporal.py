@@ -6,25 +6,37 @@ from typing import Any
 
 from diffusers.models.resnet import TemporalConvLayer
 from diffusers.models.transformers.transformer_temporal import TransformerTemporalModel
+from diffusers.models.unets.unet_motion_model import AnimateDiffTransformer3D
 from torch import Tensor, nn
 
 
 def temporal_layers(unet: nn.Module) -> list[nn.Module]:
-    """All layers of a UNet3DConditionModel through which frames see each other."""
-    return [layer for layer in unet.modules() if isinstance(layer, TemporalConvLayer | TransformerTemporalModel)]
+    """All layers of a UNet3DConditionModel or a UNetMotionModel through which frames see each other."""
+    kinds = TemporalConvLayer | TransformerTemporalModel | AnimateDiffTransformer3D
+    return [layer for layer in unet.modules() if isinstance(layer, kinds)]
 
 
 @contextmanager
 def bypassed(unet: nn.Module) -> Generator[None]:
     """Inside, temporal layers pass on what they get: every frame is drawn as by an image UNet."""
-
-    def pass_on(layer: nn.Module, given: tuple[Any, ...], _result: Any) -> Tensor | tuple[Tensor]:
-        # A transformer was asked for a tuple, a convolution for a tensor.
-        return (given[0],) if isinstance(layer, TransformerTemporalModel) else given[0]
-
-    hooks = [layer.register_forward_hook(pass_on) for layer in temporal_layers(unet)]
+    layers: list[Any] = [*temporal_layers(unet)]
+    own = [layer.__dict__.get("forward") for layer in layers]
+    # A transformer of a UNet3DConditionModel is asked for a tuple, all others for a tensor.
+    passing = [_in_a_tuple if isinstance(layer, TransformerTemporalModel) else _as_it_is for layer in layers]
+    for layer, pass_on in zip(layers, passing, strict=True):
+        layer.forward = pass_on
     try:
         yield
     finally:
-        for hook in hooks:
-            hook.remove()
+        for layer, forward in zip(layers, own, strict=True):
+            del layer.forward
+            if forward is not None:
+                layer.forward = forward
+
+
+def _as_it_is(hidden_states: Tensor, *_given: Any, **_named: Any) -> Tensor:
+    return hidden_states
+
+
+def _in_a_tuple(hidden_states: Tensor, *_given: Any, **_named: Any) -> tuple[Tensor]:
+    return (hidden_states,)

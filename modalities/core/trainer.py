@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 import time
+from functools import cached_property
 
 import torch
 from torch import Tensor
 from torch.nn import Parameter
 
 from modalities.core import generate
+from modalities.core.backbone import Posterior
 from modalities.core.recipe import Phase, Train
 from modalities.core.step import Batch, denoise
 from modalities.core.studio import Studio
@@ -30,11 +32,16 @@ class Trainer:
     def __init__(self, studio: Studio) -> None:
         self.studio = studio
         self.step = 0
+        self.parts = studio.components
         self.phases = studio.recipe.stretches()
         self.total = sum(phase.steps for phase in self.phases)
-        self.posterior = studio.encode(studio.concept.all_photos, flip=studio.recipe.data.flip)
         self._optimizer: torch.optim.Optimizer | None = None
         studio.backbone.checkpoint_gradients(studio.recipe.train.gradient_checkpointing)
+
+    @cached_property
+    def posterior(self) -> Posterior:
+        """The encoded photos, mirrored ones among them if the recipe says so."""
+        return self.studio.encode(self.studio.concept.all_photos, flip=self.studio.recipe.data.flip)
 
     @property
     def last_phase_start(self) -> int:
@@ -52,16 +59,20 @@ class Trainer:
             self._optimizer = self._new_optimizer(phase)
         for group in self._optimizer.param_groups:
             group["lr"] = group["initial_lr"] * rate(self.studio.recipe.train, done, phase.steps)
-        loss = self.loss(self.batch())
-        value = float(loss.detach())
+        value = self.backward()
         if not math.isfinite(value):
             raise Diverged(f"the loss is {value}")
-        loss.backward()
         self._clip()
         self._optimizer.step()
         self._optimizer.zero_grad(set_to_none=True)
         self.step += 1
         return value
+
+    def backward(self) -> float:
+        """Add the gradients of the current step to what learns; return its loss."""
+        loss = self.loss(self.batch())
+        loss.backward()
+        return float(loss.detach())
 
     def batch(self) -> Batch:
         """The batch of the current step, with what the components add."""
@@ -74,7 +85,7 @@ class Trainer:
         ]
         rows = [studio.draws.pick("photo", position, len(self.posterior.mean)) for position in positions]
         batch = studio.batch(self.posterior, rows, prompts, positions, purpose="subject")
-        for part in studio.components:
+        for part in self.parts:
             batch = part.batch(batch)
         return batch
 
@@ -82,7 +93,7 @@ class Trainer:
         """Reconstruction loss on the subject's items, plus what the components add; a scalar."""
         step = denoise(self.studio.backbone, batch)
         loss = step.error[~batch.is_prior].mean()
-        for part in self.studio.components:
+        for part in self.parts:
             added = part.loss(step, batch)
             loss = loss if added is None else loss + added
         return loss
@@ -157,11 +168,15 @@ class Trainer:
         for _, value in self.studio.parameters():
             value.grad = None
         with self.studio.at_rest():
-            return per_step, generate.seconds_per_preview(self.studio)
+            return per_step, self.seconds_per_preview()
+
+    def seconds_per_preview(self) -> float:
+        """Seconds of one preview."""
+        return generate.seconds_per_preview(self.studio)
 
     def _timed_step(self) -> float:
         started = time.monotonic()
-        self.loss(self.batch()).backward()
+        self.backward()
         return time.monotonic() - started
 
 

@@ -1,0 +1,1 @@
+"""Clips: appearance and motion of text-to-video models."""

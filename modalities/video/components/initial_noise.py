@@ -1,0 +1,52 @@
+"""What a clip is drawn from: Gaussian noise, noise that its frames share, or the noise that the learned clip came from.
+
+Inverted noise with a share p is MotionDirector's noise prior (Zhao et al., ECCV 2024, https://arxiv.org/abs/2310.08465);
+frames that correlate by gamma^|m - n| are the 3D Gaussian noise prior of Magic-Me (Ma et al., 2024,
+https://arxiv.org/abs/2402.09368).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+from pydantic import Field
+
+from modalities.core.component import Component
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class InitialNoise(Component):
+    """Every policy keeps unit variance, except the offset; they may be combined."""
+
+    inverted: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """Share p of the inverted noise of a learned clip: `sqrt(p) z_inv + sqrt(1 - p) z`."""
+    correlated: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """gamma: frames m and n of z correlate by gamma^|m - n|."""
+    offset: Annotated[float, Field(ge=0)] = 0.0
+    """Adds this much of one normal value for each channel to all of its pixels and frames."""
+
+    def mixed(self, z: Tensor, offset: Tensor, inverted: Tensor | None) -> Tensor:
+        """Turn standard normal values `(C, F, h, w)` into the start of a clip.
+
+        Args:
+            z: standard normal.
+            offset: standard normal, `(C, 1, 1, 1)`.
+            inverted: the inverted noise of a clip, or None if there is none.
+        """
+        if self.correlated:
+            z = correlate(z, self.correlated)
+        z = z + self.offset * offset
+        if self.inverted and inverted is not None:
+            z = self.inverted**0.5 * inverted + (1 - self.inverted) ** 0.5 * z
+        return z
+
+
+def correlate(z: Tensor, gamma: float) -> Tensor:
+    """Mix the frames of standard normal `(C, F, h, w)` so that frames m and n correlate by gamma^|m - n|."""
+    import torch
+
+    places = torch.arange(z.shape[1], dtype=torch.float64)
+    covariance = gamma ** (places[:, None] - places[None]).abs()
+    return torch.einsum("mn,cnhw->cmhw", torch.linalg.cholesky(covariance).to(z), z)
