@@ -63,6 +63,8 @@ bench-methods: $(VENV)/.installed-test ## Measure every image recipe on six held
 	$(BIN)/pcs bench run $(METHODS) $(METHOD_RECIPES) --metrics identity,context,view,copy,drift
 	cp tests/benchmarks/methods.md docs/personalization.md
 	$(BIN)/pcs bench table $(METHODS) $(METHOD_RECIPES) --format md >> docs/personalization.md
+	cat tests/benchmarks/costs.md >> docs/personalization.md
+	$(BIN)/python -m tests.benchmarks.costs >> docs/personalization.md
 
 bench-merge: $(VENV)/.installed-test ## Measure merging of what `make bench-methods` learned
 	cp tests/benchmarks/merging.md docs/several-subjects.md
