@@ -39,7 +39,7 @@ app = typer.Typer(
     help="Personalized content synthesis: teach a model your own subject from a few photos, then put it anywhere.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    rich_markup_mode="rich",
+    rich_markup_mode="markdown",
 )
 app.add_typer(train.app, name="train")
 app.command("generate")(generate.generate)
