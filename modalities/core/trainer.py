@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 import time
+from functools import cached_property
 
 import torch
 from torch import Tensor
 from torch.nn import Parameter
 
 from modalities.core import generate
+from modalities.core.backbone import Posterior
 from modalities.core.recipe import Phase, Train
 from modalities.core.step import Batch, denoise
 from modalities.core.studio import Studio
@@ -32,9 +34,13 @@ class Trainer:
         self.step = 0
         self.phases = studio.recipe.stretches()
         self.total = sum(phase.steps for phase in self.phases)
-        self.posterior = studio.encode(studio.concept.all_photos, flip=studio.recipe.data.flip)
         self._optimizer: torch.optim.Optimizer | None = None
         studio.backbone.checkpoint_gradients(studio.recipe.train.gradient_checkpointing)
+
+    @cached_property
+    def posterior(self) -> Posterior:
+        """The encoded photos, mirrored ones among them if the recipe says so."""
+        return self.studio.encode(self.studio.concept.all_photos, flip=self.studio.recipe.data.flip)
 
     @property
     def last_phase_start(self) -> int:
