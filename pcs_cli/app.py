@@ -14,7 +14,7 @@ from typing import Annotated, Any
 import typer
 
 from modalities.core.errors import Interrupted, PcsError
-from pcs_cli import base, bench, doctor, evaluate, generate, inspect, merge, recipes, train, world
+from pcs_cli import base, bench, doctor, evaluate, generate, inspect, merge, recipes, three_d, train, world
 from pcs_cli.console import console
 
 # Typer carries a click of its own in some versions; this is the base of its usage errors in all of them.
@@ -28,6 +28,7 @@ app = typer.Typer(
     rich_markup_mode="rich",
 )
 app.add_typer(train.app, name="train")
+app.add_typer(three_d.app, name="3d")
 app.command("generate")(generate.generate)
 app.command("merge")(merge.merge)
 app.command("eval")(evaluate.evaluate)
