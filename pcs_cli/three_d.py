@@ -57,7 +57,6 @@ def dreambooth3d(
 
     machine = settings.load(offline=offline)
     from modalities.core import bases
-    from modalities.core import recipe as recipes
     from modalities.core.artifact import Artifact
     from modalities.core.concept import Concept, checked_noun
 
@@ -74,7 +73,9 @@ def dreambooth3d(
     for warning in concept.warnings:
         console.warn(warning)
     if len(concept.photos) < FEW_PHOTOS:
-        console.warn("so few photos leave most sides of the subject unseen; what is not seen is what the class looks like.")
+        console.warn(
+            "so few photos leave most sides of the subject unseen; what is not seen is what the class looks like."
+        )
     folder = out or machine.runs / f"{photos.resolve().name}-3d"
     place = machine.machine()
     with console.progress() as progress, _resumable(folder):
@@ -198,7 +199,9 @@ def _recipe(name: str, base: str | None, changes: list[str]) -> Recipe:
 
     chosen = recipes.load(name, recipes.changes_of(changes), backbone=base)
     if chosen.modality != "three_d":
-        raise PcsError(f'recipe "{name}" is for {chosen.modality}; take one of `pcs recipes list` that begins with three_d.')
+        raise PcsError(
+            f'recipe "{name}" is for {chosen.modality}; take one of `pcs recipes list` that begins with three_d.'
+        )
     return chosen
 
 

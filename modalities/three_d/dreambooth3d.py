@@ -22,7 +22,7 @@ from modalities.core.draws import Draws
 from modalities.core.errors import PcsError
 from modalities.core.files import require_writable, write_text
 from modalities.core.machine import Machine
-from modalities.core.progress import Progress, Silent
+from modalities.core.progress import Progress
 from modalities.core.recipe import Recipe
 from modalities.three_d.cameras import turntable
 from modalities.three_d.components.dreambooth import Dreambooth
@@ -55,7 +55,7 @@ class DreamBooth3D:
     concept: Concept
     folder: Path
     machine: Machine
-    progress: Progress = Silent()
+    progress: Progress
 
     @property
     def settings(self) -> Dreambooth:
@@ -124,8 +124,9 @@ class DreamBooth3D:
 
     def _pseudo(self, place: Path) -> dict[str, Any]:
         """Render the first scene from all around and let the full DreamBooth redraw every picture by itself."""
-        scene, prior = open_scene(Artifact.open(self.folder / STAGES[1]), self.machine), Artifact.open(
-            self.folder / STAGES[2]
+        scene, prior = (
+            open_scene(Artifact.open(self.folder / STAGES[1]), self.machine),
+            Artifact.open(self.folder / STAGES[2]),
         )
         orbit, words = _part(scene.components, Orbit), _part(scene.components, ViewPrompts)
         count, draws, templates = self.settings.views, Draws(self.recipe.train.seed), self.recipe.data.prompts
@@ -160,7 +161,11 @@ class DreamBooth3D:
         """Go on from the partial DreamBooth, on photos and pseudo views together."""
         images = [media.read_photo(path) for path in self._files(self.folder / STAGES[3]) if path.suffix == ".png"]
         concept = replace(self.concept, photos=(*self.concept.photos, *images))
-        recipe, partial, run = self._image_recipe(self.settings.multiview), Artifact.open(self.folder / STAGES[0]), Artifact(place)
+        recipe, partial, run = (
+            self._image_recipe(self.settings.multiview),
+            Artifact.open(self.folder / STAGES[0]),
+            Artifact(place),
+        )
         if not run.exists():
             run.begin(recipe, concept, partial.about()["base_fingerprint"])
         if run.about()["state"] != "finished" and not run.checkpoint_file.is_file():
@@ -183,7 +188,9 @@ class DreamBooth3D:
         }
         chosen = recipes.load(self.settings.recipe, changes, backbone=self.recipe.backbone)
         if chosen.phases:
-            raise PcsError(f"components.dreambooth.recipe: {self.settings.recipe} has phases; take one with train.steps.")
+            raise PcsError(
+                f"components.dreambooth.recipe: {self.settings.recipe} has phases; take one with train.steps."
+            )
         return chosen
 
     def _words(self) -> Concept:

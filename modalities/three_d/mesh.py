@@ -1,4 +1,4 @@
-"""A closed surface from densities, by marching tetrahedra (Doi & Koide 1991), which needs no table and leaves no holes."""
+"""A closed surface from densities by marching tetrahedra (Doi & Koide 1991): no table of cases, no holes."""
 
 from __future__ import annotations
 

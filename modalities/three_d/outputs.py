@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 from jaxtyping import Float
 from PIL import Image
@@ -25,9 +24,9 @@ from modalities.three_d.components.surroundings import Surroundings
 from modalities.three_d.mesh import Mesh
 from modalities.three_d.mesh_files import write_glb, write_obj, write_points
 from modalities.three_d.part import part_of
-from modalities.three_d.shape import mesh_of, points_of
+from modalities.three_d.shape import mesh_of, occupied_cells, points_of
 
-FRAMES, SIDE, SHEET_VIEWS, SAMPLES, POINTS = 24, 128, 8, 96, 20_000
+FRAMES, SIDE, SHEET_VIEWS, SAMPLES, POINTS, CELLS = 24, 128, 8, 96, 20_000, 96
 FRAMES_PER_SECOND = 12
 
 
@@ -51,19 +50,19 @@ def around(studio: Studio, count: int) -> Views:
 
 
 @torch.no_grad()
-def pictures(
-    studio: Studio, views: Views, side: int, *, place: int | None = None
-) -> Float[Tensor, "n 3 side side"]:
+def pictures(studio: Studio, views: Views, side: int, *, place: int | None = None) -> Float[Tensor, "n 3 side side"]:
     """The scene from each of `views`, over white or in front of place number `place`, on the CPU."""
     nerf = part_of(studio, Nerf)
     behind = None if place is None else part_of(studio, Surroundings).place(place)
+    occupied = occupied_cells(nerf.field)
     seen = [
-        nerf.draw(views[n : n + 1], side, background=behind, samples=SAMPLES).colours.cpu() for n in range(len(views))
+        nerf.draw(views[n : n + 1], side, background=behind, occupied=occupied, samples=SAMPLES).colours.cpu()
+        for n in range(len(views))
     ]
     return torch.cat(seen)
 
 
-def write_turntable(studio: Studio, folder: Path, *, frames: int = FRAMES, side: int = SIDE) -> tuple[Path, Path | None]:
+def write_turntable(studio: Studio, folder: Path, *, frames: int, side: int) -> tuple[Path, Path | None]:
     """Write turntable.gif, and turntable.mp4 where imageio-ffmpeg is installed."""
     images = [media.to_image(one) for one in pictures(studio, around(studio, frames), side)]
     path = folder / "turntable.gif"
@@ -71,7 +70,7 @@ def write_turntable(studio: Studio, folder: Path, *, frames: int = FRAMES, side:
     return path, _film(images, folder / "turntable.mp4")
 
 
-def write_mesh(studio: Studio, folder: Path, *, cells: int = 96, size: float = 1.0) -> Mesh:
+def write_mesh(studio: Studio, folder: Path, *, cells: int, size: float = 1.0) -> Mesh:
     """Write mesh.glb, mesh.obj and points.ply, standing on the ground, the longest side `size` metres.
 
     Raises:
@@ -90,11 +89,11 @@ def write_all(studio: Studio, run: Artifact, photos: Sequence[Image.Image] = ())
     Raises:
         RunFailed: the scene is empty.
     """
-    gif, film = write_turntable(studio, run.folder)
+    gif, film = write_turntable(studio, run.folder, frames=FRAMES, side=SIDE)
     seen = pictures(studio, around(studio, SHEET_VIEWS), SIDE)
     rows = [("the photos", list(photos[:SHEET_VIEWS]))] if photos else []
     rows.append((f"{studio.concept.phrase} all around, from the front on", [media.to_image(one) for one in seen]))
-    mesh = write_mesh(studio, run.folder)
+    mesh = write_mesh(studio, run.folder, cells=CELLS)
     rows.append(("its mesh", [media.to_image(one) for one in shaded(mesh, around(studio, SHEET_VIEWS), SIDE)]))
     media.save_png(contact_sheet(rows), run.contact_sheet)
     folder = run.folder

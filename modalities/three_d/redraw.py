@@ -1,4 +1,4 @@
-"""Draws given pictures once more (SDEdit: Meng et al., ICLR 2022, algorithm 1), with DDIM steps (Song et al., ICLR 2021).
+"""Draws pictures once more (SDEdit: Meng et al., ICLR 2022, algorithm 1), with DDIM steps (Song et al., ICLR 2021).
 
 https://arxiv.org/abs/2108.01073 and https://arxiv.org/abs/2010.02502 (eq. 12, eta 0), for every schedule of the core.
 """

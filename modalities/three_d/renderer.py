@@ -1,4 +1,4 @@
-"""Volume rendering (Mildenhall et al., ECCV 2020, eq. 3, https://arxiv.org/abs/2003.08934), differentiable, in torch."""
+"""Differentiable volume rendering (Mildenhall et al., ECCV 2020, eq. 3). https://arxiv.org/abs/2003.08934"""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ class Rendering:
         colours: `(B, 3, side, side)` in [0, 1], over the background.
         opacity: `(B, side, side)`, share of the light that the scene stops.
         depth: `(B, side, side)`, mean distance to what stops it; 0 where nothing does.
-        spread: mean over all rays of Mip-NeRF 360's distortion of their weights, for scenes without fog.
-        points, weights: samples `(n, 3)` and how much each is seen `(n,)`.
+        points, directions: samples `(n, 3)` and the directions from which they are seen.
+        weights: how much each sample is seen `(n,)`.
     """
 
     colours: Float[Tensor, "b 3 side side"]
@@ -43,6 +43,7 @@ def render(
     samples: int,
     background: Background,
     jitter: Float[Tensor, "b n"] | None = None,
+    occupied: Bool[Tensor, "x y z"] | None = None,
 ) -> Rendering:
     """Draw the scene.
 
@@ -53,17 +54,19 @@ def render(
         samples: points on every ray inside the cube.
         background: colours in [0, 1] for directions `(n, 3)`.
         jitter: by which share of a step the samples of each ray are moved, 0 to 1; None takes the middle.
+        occupied: cells of the cube outside of which nothing is; they are passed over.
     """
     rays = views.rays(side)
     near, far, hits = _crossing(rays)
     count, pixels = hits.shape
-    shares = torch.arange(samples, device=near.device)[None] + (
-        torch.full_like(near[hits], 0.5) if jitter is None else jitter[hits]
-    )[:, None]
+    shares = (
+        torch.arange(samples, device=near.device)[None]
+        + (torch.full_like(near[hits], 0.5) if jitter is None else jitter[hits])[:, None]
+    )
     length = (far - near)[hits] / samples
     distances = near[hits][:, None] + shares * length[:, None]
     points = rays.origins[hits][:, None] + distances[..., None] * rays.directions[hits][:, None]
-    density, colour = field(points.flatten(0, 1))
+    density, colour = _evaluated(field, points.flatten(0, 1), occupied)
     weights = _weights(density.view(-1, samples), length)
     seen = (weights[..., None] * colour.view(-1, samples, 3)).sum(1)
     opacity = _spread_out(weights.sum(1), hits)
@@ -87,6 +90,18 @@ def _crossing(rays: Rays) -> tuple[Tensor, Tensor, Bool[Tensor, "b n"]]:
     near = torch.minimum(first, second).amax(-1).clamp(min=1e-3)
     far = torch.maximum(first, second).amin(-1)
     return near, far, far > near
+
+
+def _evaluated(field: SceneField, points: Tensor, occupied: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Density and colour at all points, 0 in cells that are not occupied."""
+    if occupied is None:
+        return field(points)
+    cells = torch.tensor(occupied.shape, device=points.device)
+    place = ((points + 1) / 2 * cells).long().clamp(min=0).minimum(cells - 1)
+    there = occupied[place[:, 0], place[:, 1], place[:, 2]]
+    density, colour = points.new_zeros(len(points)), points.new_zeros(len(points), 3)
+    density[there], colour[there] = field(points[there])
+    return density, colour
 
 
 def _weights(density: Float[Tensor, "r s"], length: Float[Tensor, " r"]) -> Float[Tensor, "r s"]:

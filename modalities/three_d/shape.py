@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
+from torch.nn import functional
 
 from modalities.core.errors import RunFailed
 from modalities.three_d.cameras import turntable
@@ -19,6 +20,18 @@ CHUNK = 65536
 LEVELS = (1.0, 2.0, 3.0, 5.0, 7.0, 10.0, 15.0, 20.0, 30.0, 45.0)
 VIEWS, SIDE, SAMPLES = 8, 48, 96
 EMPTY = 0.002
+# Density below which a ray through the whole cube loses 1 %.
+VISIBLE = 0.005
+# How far a ray that paints a vertex starts outside of it, ends inside of it, and in how many steps.
+OUTSIDE, INSIDE, RAY_SAMPLES = 0.03, 0.15, 12
+
+
+@torch.no_grad()
+def occupied_cells(field: SceneField, cells: int = 48) -> Bool[Tensor, "n n n"]:
+    """Which of `cells`^3 cells of the cube hold anything, or border on one that does."""
+    near = functional.max_pool3d(densities(field, cells + 1)[None, None], 4, stride=1, padding=1)[0, 0]
+    near = functional.pad(near, (0, 1) * 3)[:cells, :cells, :cells]
+    return (near > VISIBLE).to(field.planes.device)
 
 
 @dataclass(frozen=True)
@@ -55,7 +68,7 @@ def level_of(field: SceneField) -> Level:
     opaque = seen.opacity > 0.5
     if float(opaque.float().mean()) < EMPTY:
         raise RunFailed(
-            f"the scene is empty: {float(opaque.float().mean()):.1%} of what is seen is opaque, so there is no surface. "
+            f"the scene is empty: {float(opaque.float().mean()):.1%} of what is seen is opaque, so it has no surface. "
             "Lower the penalty (--set components.scene_regularizers.opacity=…) or train longer."
         )
     highest = _highest_on_rays(field, views)
@@ -92,9 +105,29 @@ def mesh_of(field: SceneField, cells: int = 96) -> Mesh:
     level = level_of(field).density
     vertices, faces = isosurface(densities(field, cells).numpy(), level)
     assert len(faces), "a level that agrees with the opacity has a surface"
-    placed = torch.from_numpy(vertices) / (cells - 1) * 2 - 1
-    colours = [field(part.to(field.planes.device))[1].cpu() for part in placed.split(CHUNK)]
-    return Mesh(placed.numpy(), faces, torch.cat(colours).numpy()).largest_part()
+    placed = (vertices / (cells - 1) * 2 - 1).astype(np.float32)
+    mesh = Mesh(placed, faces, np.zeros_like(placed)).largest_part()
+    return replace(mesh, colours=seen_colours(field, mesh))
+
+
+@torch.no_grad()
+def seen_colours(field: SceneField, mesh: Mesh) -> np.ndarray:
+    """What is seen of each vertex by a ray that comes straight at it: (V, 3) in [0, 1].
+
+    The colour at the vertex itself would be that of the fog in front of the surface.
+    """
+    depths = torch.linspace(-OUTSIDE, INSIDE, RAY_SAMPLES)
+    step = (OUTSIDE + INSIDE) / RAY_SAMPLES
+    places, normals = torch.from_numpy(mesh.vertices), torch.from_numpy(mesh.normals())
+    found: list[Tensor] = []
+    for place, normal in zip(places.split(CHUNK // RAY_SAMPLES), normals.split(CHUNK // RAY_SAMPLES), strict=True):
+        points = (place[:, None] - depths[:, None] * normal[:, None]).clamp(-1, 1).to(field.planes.device)
+        density, colour = field(points.view(-1, 3))
+        stopped = density.view(-1, RAY_SAMPLES) * step
+        weights = torch.exp(stopped - stopped.cumsum(1)) * (1 - torch.exp(-stopped)) + 1e-6
+        mixed = (weights[..., None] * colour.view(-1, RAY_SAMPLES, 3)).sum(1) / weights.sum(1, keepdim=True)
+        found.append(mixed.cpu())
+    return torch.cat(found).numpy()
 
 
 def points_of(mesh: Mesh, count: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:

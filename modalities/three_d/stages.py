@@ -1,4 +1,4 @@
-"""Stages of a long run: each a folder with `done.json`, so that a run goes on where it stood and sees what was changed."""
+"""Stages of a long run, each a folder with `done.json`: a run goes on where it stood and sees what was changed."""
 
 from __future__ import annotations
 

@@ -76,7 +76,8 @@ class SceneTrainer(Trainer):
             return loss.detach() * 0
         count = len(self.pseudo.places)
         chosen = [
-            self.studio.draws.pick("pseudo view", self.step * part.views + number, count) for number in range(part.views)
+            self.studio.draws.pick("pseudo view", self.step * part.views + number, count)
+            for number in range(part.views)
         ]
         apart = torch.stack([self._difference(number, chosen.index(number)) for number in dict.fromkeys(chosen)]).mean()
         if self.balance is None:
@@ -119,7 +120,9 @@ class SceneTrainer(Trainer):
             [torch.rand(side * side, generator=generator(self.studio.draws.seed, "ray", at)) for at in positions]
         )
         views = self.orbit.views(positions)
-        return self.nerf.draw(views, side, background=self.surroundings.place(place), jitter=jitter.to(self.studio.backbone.device))
+        return self.nerf.draw(
+            views, side, background=self.surroundings.place(place), jitter=jitter.to(self.studio.backbone.device)
+        )
 
     def _enlarged(self, pixels: Tensor) -> Tensor:
         side = self.studio.resolution

@@ -63,6 +63,7 @@ class Nerf(ScenePart):
         *,
         background: Background | None = None,
         jitter: Tensor | None = None,
+        occupied: Tensor | None = None,
         samples: int | None = None,
     ) -> Rendering:
         """Render `views` over `background`, or over white."""
@@ -77,4 +78,5 @@ class Nerf(ScenePart):
             samples=samples or self.samples,
             background=background or torch.ones_like,
             jitter=jitter,
+            occupied=occupied,
         )
