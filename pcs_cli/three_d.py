@@ -193,6 +193,43 @@ def export(
     )
 
 
+@app.command("eval")
+def evaluate(
+    run: Run,
+    photos: Annotated[
+        Path | None, typer.Option("--photos", help="Photos to compare with; those that the run learned, if not given.")
+    ] = None,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Measure a finished scene: likeness by azimuth, one face or two, and the true shape of mini-world subjects.
+
+    The true shape is the file subject.npz that `pcs world subject --solid` writes beside photos/.
+
+    Example: pcs 3d eval runs/rex-3d
+    """
+    console.setup(json=json, quiet=quiet)
+    from modalities.three_d.evaluate import evaluate as measure
+    from pcs_cli import settings
+
+    scene = _opened(run)
+    compared, truth = _photos_of(run, photos)
+    scores = measure(scene, compared, settings.load(offline=True).machine().encoders(), truth)
+    rows = [[f"likeness, {name}", f"{value:.3f}"] for name, value in scores.likeness.items()]
+    rows += [
+        [name, "-" if value is None else f"{value:.3f}"]
+        for name, value in (
+            ("photos among themselves", scores.ceiling),
+            ("view words right", scores.view_words),
+            ("neighbouring views alike", scores.neighbour),
+            ("opposite views alike", scores.opposite),
+            ("IoU with the truth", scores.iou),
+            ("Chamfer to the truth", scores.chamfer),
+        )
+    ]
+    console.result_table(["score", "value"], rows, scores.told())
+
+
 def _recipe(name: str, base: str | None, changes: list[str]) -> Recipe:
     from modalities.core import recipe as recipes
     from modalities.core.errors import PcsError
@@ -271,3 +308,18 @@ def _tell(folder: Path, handed: Handed, seconds: float, more: dict[str, Any]) ->
         [f"run            {folder}  ({seconds:.0f} s)"]
         + [f"{name.replace('_', ' '):<13}  {path}" for name, path in files.items() if path],
     )
+
+
+def _photos_of(run: Path, photos: Path | None) -> tuple[list[Image], Path | None]:
+    """The photos to compare with, and the true shape beside them if there is one."""
+    from modalities.core.artifact import Artifact
+    from modalities.core.concept import Concept
+    from modalities.three_d.dreambooth3d import STAGES
+
+    if photos is None:
+        first = Artifact(run / STAGES[0])
+        known = [photo for one in first.photos() for photo in one] if first.exists() else []
+    else:
+        known = list(Concept.from_folder(photos, noun="subject").photos)
+    truth = known[0].path.parent.parent / "subject.npz" if known else None
+    return [photo.open() for photo in known], truth if truth and truth.is_file() else None

@@ -102,7 +102,7 @@ def write_all(studio: Studio, run: Artifact, photos: Sequence[Image.Image] = ())
 
 def shaded(mesh: Mesh, views: Views, side: int) -> Float[Tensor, "n 3 side side"]:
     """The mesh itself over white, lit from the camera: its vertices, splatted, nearest last."""
-    points, colours = points_of(mesh, 12 * side * side)
+    points, colours = points_of(mesh, 40 * side * side)
     low, high = points.min(0), points.max(0)
     placed = torch.from_numpy((points - (low + high) / 2) / float((high - low).max()) * 1.7)
     images = []
