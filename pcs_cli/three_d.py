@@ -164,9 +164,7 @@ def render(
     from modalities.three_d.outputs import write_turntable
 
     gif, film = write_turntable(_opened(run), out or run, frames=frames, side=size)
-    console.result(
-        {"turntable": str(gif), "film": str(film) if film else None}, [str(path) for path in (gif, film) if path]
-    )
+    console.result({"turntable": str(gif), "film": str(film)}, [str(gif), str(film)])
 
 
 @app.command()
@@ -301,12 +299,12 @@ def _tell(folder: Path, handed: Handed, seconds: float, more: dict[str, Any]) ->
         "glb": handed.glb,
         "obj": handed.obj,
         "points": handed.points,
+        "page": handed.page,
     }
     console.result(
-        {"run": str(folder), "seconds": seconds, **{name: str(path) if path else None for name, path in files.items()}}
-        | more,
+        {"run": str(folder), "seconds": seconds, **{name: str(path) for name, path in files.items()}} | more,
         [f"run            {folder}  ({seconds:.0f} s)"]
-        + [f"{name.replace('_', ' '):<13}  {path}" for name, path in files.items() if path],
+        + [f"{name.replace('_', ' '):<13}  {path}" for name, path in files.items()],
     )
 
 

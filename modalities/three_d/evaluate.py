@@ -162,9 +162,7 @@ class TrueShape:
             with np.load(path, allow_pickle=False) as stored:
                 values, low, high = (torch.from_numpy(stored[name]).float() for name in ("values", "low", "high"))
         except (OSError, ValueError, KeyError) as error:
-            raise PcsError(
-                f"{path}: is no distance field as `pcs world subject --solid` writes it ({error})."
-            ) from error
+            raise PcsError(f"{path}: is no distance field of `pcs world subject --solid` ({error}).") from error
         rows = (values < 0).any(2).any(0).nonzero().flatten()
         top = float(low[1] + (high[1] - low[1]) * rows.max() / (len(values) - 1))
         middle = torch.tensor([0.0, top / 2, 0.0])

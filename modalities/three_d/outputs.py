@@ -23,6 +23,7 @@ from modalities.three_d.components.orbit import Orbit
 from modalities.three_d.components.surroundings import Surroundings
 from modalities.three_d.mesh import Mesh
 from modalities.three_d.mesh_files import write_glb, write_obj, write_points
+from modalities.three_d.page import write_page
 from modalities.three_d.part import part_of
 from modalities.three_d.shape import mesh_of, occupied_cells, points_of
 
@@ -32,14 +33,15 @@ FRAMES_PER_SECOND = 12
 
 @dataclass(frozen=True)
 class Handed:
-    """The files of a scene; the film is None where no ffmpeg is."""
+    """The files of a scene."""
 
     turntable: Path
-    film: Path | None
+    film: Path
     sheet: Path
     glb: Path
     obj: Path
     points: Path
+    page: Path
 
 
 def around(studio: Studio, count: int) -> Views:
@@ -62,8 +64,8 @@ def pictures(studio: Studio, views: Views, side: int, *, place: int | None = Non
     return torch.cat(seen)
 
 
-def write_turntable(studio: Studio, folder: Path, *, frames: int, side: int) -> tuple[Path, Path | None]:
-    """Write turntable.gif, and turntable.mp4 where imageio-ffmpeg is installed."""
+def write_turntable(studio: Studio, folder: Path, *, frames: int, side: int) -> tuple[Path, Path]:
+    """Write turntable.gif and turntable.mp4."""
     images = [media.to_image(one) for one in pictures(studio, around(studio, frames), side)]
     path = folder / "turntable.gif"
     media.save_gif(images, path, FRAMES_PER_SECOND)
@@ -96,8 +98,10 @@ def write_all(studio: Studio, run: Artifact, photos: Sequence[Image.Image] = ())
     mesh = write_mesh(studio, run.folder, cells=CELLS)
     rows.append(("its mesh", [media.to_image(one) for one in shaded(mesh, around(studio, SHEET_VIEWS), SIDE)]))
     media.save_png(contact_sheet(rows), run.contact_sheet)
-    folder = run.folder
-    return Handed(gif, film, run.contact_sheet, folder / "mesh.glb", folder / "mesh.obj", folder / "points.ply")
+    glb, title = run.folder / "mesh.glb", f"{studio.concept.phrase}: {studio.recipe.title}"
+    recipe = studio.recipe.dump()
+    write_page(run.report, title, glb=glb, turntable=gif, sheet=run.contact_sheet, recipe=recipe)
+    return Handed(gif, film, run.contact_sheet, glb, run.folder / "mesh.obj", run.folder / "points.ply", run.report)
 
 
 def shaded(mesh: Mesh, views: Views, side: int) -> Float[Tensor, "n 3 side side"]:
@@ -124,12 +128,10 @@ def shaded(mesh: Mesh, views: Views, side: int) -> Float[Tensor, "n 3 side side"
     return torch.stack(images)
 
 
-def _film(images: list[Image.Image], path: Path) -> Path | None:
-    """Write an H.264 film that every browser plays; None without imageio-ffmpeg."""
-    try:
-        from imageio_ffmpeg import get_ffmpeg_exe
-    except ImportError:
-        return None
+def _film(images: list[Image.Image], path: Path) -> Path:
+    """Write an H.264 film that every browser plays."""
+    from imageio_ffmpeg import get_ffmpeg_exe
+
     width, height = images[0].size
     with replacing(path) as temporary:
         command = [get_ffmpeg_exe(), "-y", "-loglevel", "error", "-f", "rawvideo", "-pix_fmt", "rgb24"]

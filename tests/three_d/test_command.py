@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from modalities.three_d import outputs
+from modalities.three_d.mesh import Mesh, isosurface
+from modalities.three_d.mesh_files import write_glb
+from modalities.three_d.page import write_page
 from tests.conftest import Typed
 from tests.three_d.test_distillation import SCENE
 
 Pcs = Callable[..., Typed]
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 IMAGE: dict[str, Any] = {
     "title": "a short DreamBooth",
     "components": [{"lora": {"rank": 2}}],
@@ -50,7 +57,7 @@ def test_all_stages_are_done_once_resumed_and_checked(pcs: Pcs, method: Path, ph
     assert made.code == 0, made.err
     out = tmp_path / "out"
     assert list(made.json["stages"]) == sorted(path.parent.name for path in out.glob("*/done.json"))
-    for name in ("turntable", "contact_sheet", "glb", "obj", "points"):
+    for name in ("turntable", "film", "contact_sheet", "glb", "obj", "points", "page"):
         assert (tmp_path / made.json[name]).stat().st_size > 500
     assert pcs(*words).message.startswith("out: already holds a run; add --resume")
 
@@ -91,6 +98,40 @@ def test_one_word_becomes_a_scene_that_can_be_drawn_and_meshed_again(pcs: Pcs, m
     meshed = pcs("3d", "export", "out", "--cells", 20, "--size", 0.2, "-o", "small", "--json")
     assert meshed.json["closed"] is True
     assert meshed.json["faces"] > 50
+    measured = pcs("3d", "eval", "out", "--json")
+    assert measured.json["iou"] is None
+    assert 0 <= measured.json["view_words"] <= 1
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium here")
+@pytest.mark.parametrize(("width", "scheme"), [(1200, "light"), (390, "dark")])
+def test_the_page_turns_the_mesh_in_a_browser(tmp_path: Path, width: int, scheme: Any) -> None:
+    from playwright.sync_api import sync_playwright
+
+    axis = np.linspace(-1, 1, 16)
+    vertices, faces = isosurface(0.6 - np.linalg.norm(np.stack(np.meshgrid(axis, axis, axis), -1), axis=-1), 0.0)
+    green = np.tile(np.array([0.1, 0.8, 0.1], np.float32), (len(vertices), 1))
+    write_glb(Mesh(vertices, faces, green).standing(), tmp_path / "ball.glb")
+    picture = Image.new("RGB", (8, 8))
+    picture.save(tmp_path / "one.gif")
+    picture.save(tmp_path / "one.png")
+    files = {"glb": tmp_path / "ball.glb", "turntable": tmp_path / "one.gif", "sheet": tmp_path / "one.png"}
+    write_page(tmp_path / "page.html", "<ball>", recipe="title: ball", **files)
+    with sync_playwright() as driven:
+        software = ["--no-sandbox", "--use-gl=angle", "--use-angle=swiftshader", "--enable-unsafe-swiftshader"]
+        browser = driven.chromium.launch(executable_path=CHROMIUM, args=software)
+        page = browser.new_page(viewport={"width": width, "height": 800}, color_scheme=scheme)
+        troubles: list[str] = []
+        page.on("pageerror", lambda error: troubles.append(str(error)))
+        page.on("request", lambda request: troubles.append(request.url) if request.url.startswith("http") else None)
+        page.goto((tmp_path / "page.html").as_uri())
+        page.get_by_text(f"{len(vertices):,} vertices").wait_for()
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+        shot = Image.open(io.BytesIO(page.locator("canvas").screenshot()))
+        red, green_seen, blue = shot.convert("RGB").getpixel((shot.width // 2, shot.height // 2))
+        assert green_seen > 2 * max(red, blue), "the ball is seen in the middle in its own colour"
+        assert not troubles
+        browser.close()
 
 
 def test_mistakes_are_one_line(pcs: Pcs, photos: Path, tmp_path: Path) -> None:
