@@ -20,7 +20,7 @@ from modalities.core.artifact import Artifact, read_tensors, write_tensors
 from modalities.core.concept import Concept
 from modalities.core.draws import Draws
 from modalities.core.errors import PcsError
-from modalities.core.files import require_writable, write_text
+from modalities.core.files import lock, require_writable, write_text
 from modalities.core.machine import Machine
 from modalities.core.progress import Progress
 from modalities.core.recipe import Recipe
@@ -76,9 +76,10 @@ class DreamBooth3D:
                 f"{self.folder}: already holds a run; add --resume to go on with it, or choose another --out."
             )
         require_writable(self.folder, megabytes=60)
-        if not told.is_file():
-            write_text(told, self.recipe.dump())
-        return run_stages(self.folder, self.stages(), self._begin)
+        with lock(self.folder):
+            if not told.is_file():
+                write_text(told, self.recipe.dump())
+            return run_stages(self.folder, self.stages(), self._begin)
 
     def stages(self) -> list[Stage]:
         """All stages with their inputs and their work."""

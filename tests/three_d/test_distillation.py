@@ -17,7 +17,7 @@ from modalities.core.device import choose
 from modalities.core.errors import Interrupted, PcsError
 from modalities.core.step import Batch, denoise
 from modalities.core.studio import Studio
-from modalities.three_d import session
+from modalities.three_d import dreambooth3d, session
 from modalities.three_d.cameras import turntable
 from modalities.three_d.components.orbit import Orbit
 from modalities.three_d.components.score_distillation import ScoreDistillation, guided
@@ -207,3 +207,16 @@ def test_pseudo_views_are_a_dataset_whose_pictures_may_be_deleted(tmp_path: Path
         path.unlink()
     with pytest.raises(PcsError, match="has no pictures left"):
         PseudoViews.read(tmp_path)
+
+
+@pytest.mark.parametrize("backbone", ["mini", "sd15"])
+@pytest.mark.parametrize("name", sorted(name for name in recipe.available() if name.startswith("three_d/")))
+def test_every_recipe_can_make_a_scene(name: str, backbone: str) -> None:
+    chosen = recipe.load(name, backbone=backbone)
+    made = dreambooth3d.scene_recipe(chosen, with_views=True)
+    assert {"nerf", "surroundings", "orbit", "view_prompts", "score_distillation"} <= {
+        part.name for part in made.components
+    }
+    assert all(set(phase.learn) <= {part.name for part in made.components} for phase in made.phases)
+    if name == "three_d/dreambooth3d":
+        assert dreambooth3d.subject_of(chosen)
