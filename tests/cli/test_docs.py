@@ -20,6 +20,7 @@ DOCUMENTS = [
     "docs/add-a-paper.md",
     "docs/add-a-backbone.md",
     "docs/design.md",
+    "docs/3d.md",
 ]
 # What makes a documented training short enough for a test; everything else is as written.
 SHORT = [
