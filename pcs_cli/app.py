@@ -25,6 +25,7 @@ from pcs_cli import (
     merge,
     protect,
     recipes,
+    three_d,
     train,
     video,
     world,
@@ -42,6 +43,7 @@ app = typer.Typer(
     rich_markup_mode="markdown",
 )
 app.add_typer(train.app, name="train")
+app.add_typer(three_d.app, name="3d")
 app.command("generate")(generate.generate)
 app.command("merge")(merge.merge)
 app.command("eval")(evaluate.evaluate)

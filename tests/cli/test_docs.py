@@ -21,6 +21,8 @@ DOCUMENTS = [
     "docs/add-a-backbone.md",
     "docs/design.md",
     "docs/protect.md",
+    "docs/3d.md",
+    "docs/video.md",
 ]
 # What makes a documented training short enough for a test; everything else is as written.
 SHORT = [

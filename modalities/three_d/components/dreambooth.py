@@ -1,0 +1,34 @@
+"""The three DreamBooths of DreamBooth3D (Raj et al., ICCV 2023, section 3.2): partial, full and multi-view.
+
+https://arxiv.org/abs/2303.13508
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field
+
+from modalities.core.component import Component
+
+Steps = Annotated[int, Field(gt=0)]
+Share = Annotated[float, Field(gt=0, le=1)]
+
+
+class Dreambooth(Component):
+    """How the subject is learned, how often, and how its pseudo views are made.
+
+    All three learn by one image recipe; the last goes on from the first, on photos and pseudo views together.
+    """
+
+    recipe: str = "image/dreambooth_lora"
+    partial: Steps = 400
+    """Steps of the first, which must not yet have forgotten other views than those of the photos."""
+    full: Steps = 1200
+    """Steps of the second, which knows the subject best."""
+    multiview: Steps = 400
+    """Further steps of the first on photos and pseudo views."""
+    views: Steps = 20
+    """Pseudo views: renders of the first scene, redrawn by the second DreamBooth."""
+    strength: Share = 0.5
+    """How much noise is put on a render before it is redrawn, as a share of the base's times."""

@@ -1,0 +1,82 @@
+"""A neural radiance field (Mildenhall et al., ECCV 2020) as what a 3D recipe learns. https://arxiv.org/abs/2003.08934"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated
+
+from pydantic import Field, PrivateAttr
+
+from modalities.three_d.part import ScenePart, progress_at
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from torch.nn import Parameter
+
+    from modalities.core.studio import Studio
+    from modalities.three_d.cameras import Views
+    from modalities.three_d.field import SceneField
+    from modalities.three_d.renderer import Background, Rendering
+
+Positive = Annotated[int, Field(gt=0)]
+
+
+class Nerf(ScenePart):
+    """The scene, a cube of density and colour."""
+
+    resolution: Positive = 64
+    """Cells a side of the encoding's planes."""
+    channels: Positive = 8
+    blob: float = 5.0
+    """Density in the middle before anything is learned."""
+    samples: Positive = 48
+    """Points on a ray."""
+    sides: list[Positive] = [64]
+    """Pixels a side of what is rendered, in equal stretches of the run; pictures are enlarged to the base's size."""
+
+    _field: SceneField = PrivateAttr()
+
+    def prepare(self, studio: Studio) -> None:
+        from modalities.three_d.field import SceneField
+
+        super().prepare(studio)
+        device = studio.backbone.device
+        self._field = SceneField(self.resolution, self.channels, blob=self.blob).to(device)
+
+    def parameters(self) -> dict[str, Parameter]:
+        return dict(self._field.named_parameters())
+
+    @property
+    def field(self) -> SceneField:
+        """The scene."""
+        return self._field
+
+    def side_at(self, positions: Sequence[int]) -> int:
+        """Pixels a side of what items `positions` of the run show."""
+        place = int(progress_at(self.studio, positions) * len(self.sides))
+        return self.sides[min(place, len(self.sides) - 1)]
+
+    def draw(
+        self,
+        views: Views,
+        side: int,
+        *,
+        background: Background | None = None,
+        jitter: Tensor | None = None,
+        occupied: Tensor | None = None,
+        samples: int | None = None,
+    ) -> Rendering:
+        """Render `views` over `background`, or over white."""
+        import torch
+
+        from modalities.three_d.renderer import render
+
+        return render(
+            self._field,
+            views.to(self.studio.backbone.device),
+            side,
+            samples=samples or self.samples,
+            background=background or torch.ones_like,
+            jitter=jitter,
+            occupied=occupied,
+        )

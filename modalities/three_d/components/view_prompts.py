@@ -1,0 +1,55 @@
+"""Words for where the camera stands, added to the prompt (DreamFusion: Poole et al., ICLR 2023, section 3.2).
+
+https://arxiv.org/abs/2209.14988
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Annotated
+
+from pydantic import Field
+
+from modalities.core.component import Component
+from modalities.three_d.components.orbit import Orbit
+from modalities.three_d.part import part_of
+
+if TYPE_CHECKING:
+    from modalities.core.step import Batch
+
+Degrees = Annotated[float, Field(ge=0, le=180)]
+
+
+class ViewPrompts(Component):
+    """Adds ", front view" and the like. Between two views no word is added."""
+
+    front: Degrees = 45.0
+    """Up to so many degrees off the front it is a front view."""
+    side: Degrees = 45.0
+    back: Degrees = 45.0
+    overhead: Degrees = 60.0
+    """Elevation from which it is an overhead view."""
+    words: dict[str, str] = {
+        "front": ", front view",
+        "side": ", side view",
+        "back": ", back view",
+        "overhead": ", overhead view",
+    }
+
+    def batch(self, batch: Batch) -> Batch:
+        views = part_of(self.studio, Orbit).views(batch.positions)
+        named = zip(batch.prompts, views.azimuth.tolist(), views.elevation.tolist(), strict=True)
+        return replace(batch, prompts=tuple(prompt + self.word(around, up) for prompt, around, up in named))
+
+    def word(self, azimuth: float, elevation: float) -> str:
+        """What is added for a camera at `azimuth` and `elevation` degrees; empty between two views."""
+        from modalities.three_d.cameras import gap
+
+        if elevation >= self.overhead:
+            return self.words["overhead"]
+        off = gap(azimuth, 0.0)
+        if off <= self.front:
+            return self.words["front"]
+        if off >= 180 - self.back:
+            return self.words["back"]
+        return self.words["side"] if abs(off - 90) <= self.side else ""

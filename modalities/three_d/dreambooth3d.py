@@ -1,0 +1,247 @@
+"""DreamBooth3D (Raj et al., ICCV 2023): photos of a subject to a NeRF of it, in three stages.
+
+https://arxiv.org/abs/2303.13508, section 3.2. The paper's stages are folders here, in order: a partial DreamBooth and a
+first scene; a full DreamBooth and pseudo views that it redraws from renders of that scene; a multi-view DreamBooth that
+goes on from the partial one, and the final scene.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from modalities.core import media, personalize
+from modalities.core import recipe as recipes
+from modalities.core.artifact import Artifact, read_tensors, write_tensors
+from modalities.core.concept import Concept
+from modalities.core.draws import Draws
+from modalities.core.errors import PcsError
+from modalities.core.files import lock, require_writable, write_text
+from modalities.core.machine import Machine
+from modalities.core.progress import Progress
+from modalities.core.recipe import Recipe
+from modalities.three_d.cameras import turntable
+from modalities.three_d.components.dreambooth import Dreambooth
+from modalities.three_d.components.orbit import Orbit
+from modalities.three_d.components.reconstruction import Reconstruction
+from modalities.three_d.components.view_prompts import ViewPrompts
+from modalities.three_d.outputs import pictures
+from modalities.three_d.pseudo_views import PseudoViews
+from modalities.three_d.redraw import redraw
+from modalities.three_d.session import open_scene, optimize
+from modalities.three_d.stages import Stage, digest, run_stages
+
+STAGES = ("01_partial", "02_scene", "03_full", "04_pseudo", "05_multiview", "06_scene")
+PSEUDO_ELEVATIONS = (10.0, 30.0)
+
+
+@dataclass(frozen=True)
+class DreamBooth3D:
+    """One run of all stages.
+
+    Args:
+        recipe: of modality three_d, with the component `dreambooth`.
+        concept: the subject with its photos.
+        folder: the run folder; each stage is a folder in it.
+        machine: where to compute.
+        progress: told where the work stands.
+    """
+
+    recipe: Recipe
+    concept: Concept
+    folder: Path
+    machine: Machine
+    progress: Progress
+
+    @property
+    def settings(self) -> Dreambooth:
+        """The recipe's component `dreambooth`."""
+        return settings_of(self.recipe)
+
+    def run(self, *, resume: bool = False) -> list[dict[str, Any]]:
+        """Do all stages that are not done; return their notes.
+
+        Raises:
+            PcsError: the folder holds another run, or a finished stage was changed.
+            RunFailed: a stage could not go on; what is done is kept.
+            Interrupted: stopped by a signal; what is done is kept.
+        """
+        told = self.folder / "recipe.yaml"
+        if told.is_file() and not resume:
+            raise PcsError(
+                f"{self.folder}: already holds a run; add --resume to go on with it, or choose another --out."
+            )
+        require_writable(self.folder, megabytes=60)
+        with lock(self.folder):
+            if not told.is_file():
+                write_text(told, self.recipe.dump())
+            return run_stages(self.folder, self.stages(), self._begin)
+
+    def stages(self) -> list[Stage]:
+        """All stages with their inputs and their work."""
+        base = digest(self.recipe.dump(), self.concept.digest)
+        weights = [self._weights(name) for name in STAGES]
+        works: list[tuple[Callable[[Path], dict[str, Any]], Callable[[], str]]] = [
+            (self._learn(self.settings.partial), lambda: base),
+            (self._scene(STAGES[0], None), lambda: digest(base, weights[0]())),
+            (self._learn(self.settings.full), lambda: base),
+            (self._pseudo, lambda: digest(base, weights[1](), weights[2]())),
+            (self._multiview, lambda: digest(base, weights[0](), self._views().digest)),
+            (self._scene(STAGES[4], STAGES[3]), lambda: digest(base, weights[4](), self._views().digest)),
+        ]
+        return [
+            Stage(name, inputs, work, self._files, may_shrink=name == STAGES[3])
+            for name, (work, inputs) in zip(STAGES, works, strict=True)
+        ]
+
+    # -- the works -------------------------------------------------------------------------------------------
+
+    def _learn(self, steps: int) -> Callable[[Path], dict[str, Any]]:
+        def work(place: Path) -> dict[str, Any]:
+            return self._personalized(place, self._image_recipe(steps), self.concept)
+
+        return work
+
+    def _scene(self, prior: str, pseudo: str | None) -> Callable[[Path], dict[str, Any]]:
+        def work(place: Path) -> dict[str, Any]:
+            views = self._views() if pseudo else None
+            run = optimize(
+                scene_recipe(self.recipe, with_views=views is not None),
+                self._words(),
+                place,
+                self.machine,
+                prior=Artifact.open(self.folder / prior),
+                pseudo=views,
+                resume=True,
+                progress=self.progress,
+            )
+            return {"steps": run.about()["steps"]}
+
+        return work
+
+    def _pseudo(self, place: Path) -> dict[str, Any]:
+        """Render the first scene from all around and let the full DreamBooth redraw every picture by itself."""
+        scene, prior = (
+            open_scene(Artifact.open(self.folder / STAGES[1]), self.machine),
+            Artifact.open(self.folder / STAGES[2]),
+        )
+        orbit, words = _part(scene.components, Orbit), _part(scene.components, ViewPrompts)
+        count, draws, templates = self.settings.views, Draws(self.recipe.train.seed), self.recipe.data.prompts
+        views = turntable(count, distance=sum(orbit.distance) / 2, field_of_view=sum(orbit.field_of_view) / 2)
+        elevations = torch.tensor([PSEUDO_ELEVATIONS[number % 2] for number in range(count)])
+        views = replace(views, elevation=elevations)
+        places = tuple(number % len(templates) for number in range(count))
+        studio = prior.studio(self.machine)
+        backbone, drawn = studio.backbone, list[torch.Tensor]()
+        self.progress.start("pseudo views", count)
+        with studio.sampling():
+            for number in range(count):
+                seen = pictures(scene, views[number : number + 1], backbone.resolution, place=places[number])
+                word = words.word(float(views.azimuth[number]), float(views.elevation[number]))
+                shape = backbone.encode(seen).mean.shape[1:]
+                drawn.append(
+                    redraw(
+                        backbone,
+                        seen,
+                        [self.concept.prompt(templates[places[number]]) + word],
+                        draws.normal("pseudo view", [number], shape).to(backbone.device),
+                        strength=self.settings.strength,
+                        steps=self.recipe.sample.steps,
+                        guidance=self.recipe.sample.guidance,
+                    ).cpu()
+                )
+                self.progress.advance()
+        PseudoViews(torch.cat(drawn), views, places).write(place)
+        return {"views": count}
+
+    def _multiview(self, place: Path) -> dict[str, Any]:
+        """Go on from the partial DreamBooth, on photos and pseudo views together."""
+        images = [media.read_photo(path) for path in self._files(self.folder / STAGES[3]) if path.suffix == ".png"]
+        concept = replace(self.concept, photos=(*self.concept.photos, *images))
+        recipe, partial, run = (
+            self._image_recipe(self.settings.multiview),
+            Artifact.open(self.folder / STAGES[0]),
+            Artifact(place),
+        )
+        if not run.exists():
+            run.begin(recipe, concept, partial.about()["base_fingerprint"])
+        if run.about()["state"] != "finished" and not run.checkpoint_file.is_file():
+            weights = {f"weights/{name}": value for name, value in partial.weights().items()}
+            write_tensors(run.checkpoint_file, weights, {"step": "0"})
+        return self._personalized(place, recipe, concept)
+
+    # -- what they share -------------------------------------------------------------------------------------
+
+    def _personalized(self, place: Path, recipe: Recipe, concept: Concept) -> dict[str, Any]:
+        run = personalize.personalize(recipe, concept, place, self.machine, resume=True, progress=self.progress)
+        kept = run.about()["kept"]
+        return {"steps": run.about()["steps"], "subject": kept["subject"], "drift": kept["drift"]}
+
+    def _image_recipe(self, steps: int) -> Recipe:
+        """The image recipe at that length; it keeps its last step, because the stages decide when to stop."""
+        changes: dict[str, Any] = {
+            "train": {"steps": steps},
+            "validation": {"every": steps, "images": 1, "select": "last", "patience": None},
+        }
+        chosen = recipes.load(self.settings.recipe, changes, backbone=self.recipe.backbone)
+        if chosen.phases:
+            raise PcsError(
+                f"components.dreambooth.recipe: {self.settings.recipe} has phases; take one with train.steps."
+            )
+        return chosen
+
+    def _words(self) -> Concept:
+        return Concept(self.concept.noun, self.concept.phrase)
+
+    def _views(self) -> PseudoViews:
+        return PseudoViews.read(self.folder / STAGES[3])
+
+    def _weights(self, name: str) -> Callable[[], str]:
+        def digested() -> str:
+            tensors = read_tensors(self.folder / name / "weights.safetensors")[0]
+            return digest(*(value.numpy().tobytes().hex() for _, value in sorted(tensors.items())))
+
+        return digested
+
+    @staticmethod
+    def _files(place: Path) -> list[Path]:
+        """What later stages read of a stage."""
+        listing = place / "transforms.json"
+        if listing.is_file():
+            return [listing, *sorted((place / "images").glob("*.png"))]
+        return [place / "weights.safetensors", place / "recipe.yaml"]
+
+    def _begin(self, stage: Stage) -> None:
+        self.progress.note(f"stage {STAGES.index(stage.name) + 1} of {len(STAGES)}: {stage.name[3:]}")
+
+
+def settings_of(recipe: Recipe) -> Dreambooth:
+    """The component `dreambooth` of a recipe.
+
+    Raises:
+        PcsError: it has none.
+    """
+    return _part(recipe.components, Dreambooth)
+
+
+def scene_recipe(recipe: Recipe, *, with_views: bool) -> Recipe:
+    """The part of `recipe` that optimizes a scene, with or without the reconstruction of pseudo views."""
+    left_out = (Dreambooth,) if with_views else (Dreambooth, Reconstruction)
+    kept = [part for part in recipe.components if not isinstance(part, left_out)]
+    return recipe.model_copy(update={"components": kept})
+
+
+def subject_of(recipe: Recipe) -> str:
+    """The phrase by which the image recipe of `recipe` calls the subject."""
+    return recipes.load(settings_of(recipe).recipe, None, backbone=recipe.backbone).data.subject
+
+
+def _part(parts: list[Any], kind: type[Any]) -> Any:
+    found = next((part for part in parts if isinstance(part, kind)), None)
+    if found is None:
+        raise PcsError(f"the recipe needs the component {kind.__module__.rpartition('.')[2]}.")
+    return found

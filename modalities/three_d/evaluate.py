@@ -1,0 +1,187 @@
+"""How good a scene is: likeness by azimuth, whether it has one face, and, where the true shape is known, its shape.
+
+The true shape is read from `subject.npz`, a signed distance field as `pcs world subject --solid` writes it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional
+
+from modalities.core import media
+from modalities.core.encoders import ImageEncoder, TextImageEncoder
+from modalities.core.errors import PcsError
+from modalities.core.studio import Studio
+from modalities.three_d.cameras import gap
+from modalities.three_d.components.nerf import Nerf
+from modalities.three_d.components.view_prompts import ViewPrompts
+from modalities.three_d.outputs import around, pictures
+from modalities.three_d.part import part_of
+from modalities.three_d.shape import densities, grid_points, level_of, mesh_of, points_of
+
+VIEWS, CELLS, POINTS = 24, 64, 4000
+SECTORS = {"front": 0.0, "side": 90.0, "back": 180.0}
+
+
+@dataclass(frozen=True)
+class SceneScores:
+    """What was measured; NaN or None where nothing can be said.
+
+    Attributes:
+        likeness: cosine of every render to its most similar photo, mean by sector (front, side, back) and over all.
+        ceiling: the same of every photo to the most similar other one.
+        view_words: share of the renders near front, side and back for which the text-image encoder names that view.
+        opposite: mean cosine of a render to the one from the other side, and of neighbours 15 degrees apart; a
+            subject with a face on both sides has an `opposite` near its `neighbour`.
+        iou, chamfer: against the true shape: overlap of volumes at the density where the surface lies, and the mean
+            distance of both surfaces to each other in half sides of the cube; as it stands, neither turned nor scaled.
+        level: density at which the surface lies.
+    """
+
+    likeness: dict[str, float]
+    ceiling: float | None
+    view_words: float
+    opposite: float
+    neighbour: float
+    iou: float | None
+    chamfer: float | None
+    level: float
+
+    def told(self) -> dict[str, Any]:
+        """All of it as plain values."""
+        return asdict(self)
+
+
+def evaluate(
+    scene: Studio,
+    photos: Sequence[Image.Image],
+    encoders: tuple[ImageEncoder, TextImageEncoder],
+    truth: Path | None = None,
+) -> SceneScores:
+    """Measure a scene.
+
+    Args:
+        scene: opened by `open_scene`.
+        photos: of the subject; may be empty.
+        encoders: for likeness, and for words.
+        truth: `subject.npz`, if the true shape is known.
+
+    Raises:
+        RunFailed: the scene is empty.
+        PcsError: the truth cannot be read.
+    """
+    field = part_of(scene, Nerf).field
+    level = level_of(field).density
+    views = around(scene, VIEWS)
+    drawn = [media.to_image(one) for one in pictures(scene, views, scene.resolution, place=0)]
+    azimuths = views.azimuth.tolist()
+    subject = encoders[0](drawn)
+    turned = [(subject * subject.roll(shift, 0)).sum(1).mean() for shift in (VIEWS // 2, 1)]
+    iou, chamfer = (None, None) if truth is None else _against(truth, scene, level)
+    likeness, ceiling = _likeness(subject, encoders[0], photos, azimuths)
+    return SceneScores(
+        likeness=likeness,
+        ceiling=ceiling,
+        view_words=_named_right(scene, encoders[1], drawn, azimuths),
+        opposite=float(turned[0]),
+        neighbour=float(turned[1]),
+        iou=iou,
+        chamfer=chamfer,
+        level=level,
+    )
+
+
+def _likeness(
+    drawn: Tensor, encoder: ImageEncoder, photos: Sequence[Image.Image], azimuths: list[float]
+) -> tuple[dict[str, float], float | None]:
+    if not photos:
+        return {}, None
+    known = encoder(list(photos))
+    best = (drawn @ known.T).amax(1)
+    sectors = {
+        name: best[torch.tensor([min(gap(one, at), gap(one, -at)) <= 45 for one in azimuths])]
+        for name, at in SECTORS.items()
+    }
+    among = known @ known.T - 2 * torch.eye(len(known))
+    ceiling = float(among.amax(1).mean()) if len(known) > 1 else None
+    return {name: float(values.mean()) for name, values in sectors.items()} | {"all": float(best.mean())}, ceiling
+
+
+def _named_right(scene: Studio, encoder: TextImageEncoder, drawn: list[Image.Image], azimuths: list[float]) -> float:
+    """Share of the renders within 30 degrees of front, side or back whose view the encoder names."""
+    words = part_of(scene, ViewPrompts).words
+    prompt = scene.concept.class_prompt(scene.recipe.data.prompts[0])
+    seen = encoder(drawn) @ encoder.text([prompt + words[name] for name in SECTORS]).T
+    right = [
+        list(SECTORS)[int(row.argmax())] == name
+        for row, azimuth in zip(seen, azimuths, strict=True)
+        for name, at in SECTORS.items()
+        if min(gap(azimuth, at), gap(azimuth, -at)) <= 30
+    ]
+    return sum(right) / len(right)
+
+
+def _against(truth: Path, scene: Studio, level: float) -> tuple[float, float]:
+    field = part_of(scene, Nerf).field
+    solid = TrueShape.read(truth)
+    inside, found = solid.contains(grid_points(CELLS)).view(CELLS, CELLS, CELLS), densities(field, CELLS) > level
+    iou = float((inside & found).sum() / (inside | found).sum())
+    surface = torch.from_numpy(points_of(mesh_of(field), POINTS)[0])
+    apart = torch.cdist(surface, solid.surface(POINTS))
+    return iou, float(apart.amin(1).mean() + apart.amin(0).mean()) / 2
+
+
+@dataclass(frozen=True)
+class TrueShape:
+    """Signed distances on a grid, in the scene's own frame: the middle of the subject's height is the origin.
+
+    values: (n, n, n), negative inside. low, high: corners of the grid.
+    """
+
+    values: Float[Tensor, "n n n"]
+    low: Float[Tensor, " 3"]
+    high: Float[Tensor, " 3"]
+
+    @classmethod
+    def read(cls, path: Path) -> TrueShape:
+        """Read `values`, `low` and `high`, of a subject that stands on y = 0.
+
+        Raises:
+            PcsError: the file holds something else.
+        """
+        try:
+            with np.load(path, allow_pickle=False) as stored:
+                values, low, high = (torch.from_numpy(stored[name]).float() for name in ("values", "low", "high"))
+        except (OSError, ValueError, KeyError) as error:
+            raise PcsError(f"{path}: is no distance field of `pcs world subject --solid` ({error}).") from error
+        rows = (values < 0).any(2).any(0).nonzero().flatten()
+        top = float(low[1] + (high[1] - low[1]) * rows.max() / (len(values) - 1))
+        middle = torch.tensor([0.0, top / 2, 0.0])
+        return cls(values, low - middle, high - middle)
+
+    def distances(self, points: Float[Tensor, "n 3"]) -> Float[Tensor, " n"]:
+        """Signed distances at `points`; outside the grid those of its border."""
+        place = (points - self.low) / (self.high - self.low) * 2 - 1
+        found = functional.grid_sample(
+            self.values[None, None], place.flip(-1)[None, None, None], align_corners=True, padding_mode="border"
+        )
+        return found.flatten()
+
+    def contains(self, points: Float[Tensor, "n 3"]) -> Bool[Tensor, " n"]:
+        """Which points are inside."""
+        return (self.distances(points) < 0) & ((points >= self.low) & (points <= self.high)).all(1)
+
+    def surface(self, count: int) -> Float[Tensor, "n 3"]:
+        """About `count` points on the surface."""
+        generator = torch.Generator().manual_seed(0)
+        points = self.low + torch.rand(60 * count, 3, generator=generator) * (self.high - self.low)
+        return points[self.distances(points).abs().argsort()[:count]]

@@ -1,0 +1,87 @@
+"""Pictures of the subject from known cameras: an ordinary nerfstudio dataset, `transforms.json` beside `images/`."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from PIL import Image
+
+from modalities.core import media
+from modalities.core.errors import PcsError
+from modalities.core.files import write_json
+from modalities.three_d.cameras import Views
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+    from torch import Tensor
+
+
+@dataclass(frozen=True)
+class PseudoViews:
+    """Pictures `(n, 3, side, side)` in [0, 1], their n cameras, and for each the number of the place behind it."""
+
+    pictures: Float[Tensor, "n 3 side side"]
+    views: Views
+    places: tuple[int, ...]
+
+    @classmethod
+    def read(cls, folder: Path) -> PseudoViews:
+        """Read those pictures of a dataset that are still there; its owner may have deleted some.
+
+        Raises:
+            PcsError: it is none of ours, or no picture is left.
+        """
+        import torch
+
+        path = folder / "transforms.json"
+        try:
+            frames: list[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))["frames"]
+            kept = [frame for frame in frames if (folder / frame["file_path"]).is_file()]
+            cameras = [frame["pcs"] for frame in kept]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise PcsError(f"{path}: is not a dataset of pseudo views ({error}).") from error
+        if not kept:
+            raise PcsError(f"{folder}: has no pictures left; delete the folder to make them again.")
+        columns = [
+            torch.tensor([camera[name] for camera in cameras], dtype=torch.float32)
+            for name in ("azimuth", "elevation", "distance", "field_of_view")
+        ]
+        pictures = [media.to_pixels(Image.open(folder / frame["file_path"])) for frame in kept]
+        return cls(torch.stack(pictures), Views(*columns), tuple(camera["place"] for camera in cameras))
+
+    def write(self, folder: Path) -> None:
+        """Write the dataset as nerfstudio's dataparser reads it."""
+        side, frames = self.pictures.shape[-1], list[dict[str, Any]]()
+        matrices = self.views.matrices()
+        for number, picture in enumerate(self.pictures):
+            name = f"images/{number:03}.png"
+            media.save_png(media.to_image(picture), folder / name)
+            camera = {
+                key: round(float(getattr(self.views, key)[number]), 6)
+                for key in ("azimuth", "elevation", "distance", "field_of_view")
+            }
+            focal = side / 2 / math.tan(math.radians(camera["field_of_view"]) / 2)
+            frames.append(
+                {
+                    "file_path": name,
+                    "transform_matrix": [[round(value, 7) for value in row] for row in matrices[number].tolist()],
+                    "fl_x": focal,
+                    "fl_y": focal,
+                    "pcs": camera | {"place": self.places[number]},
+                }
+            )
+        write_json(
+            folder / "transforms.json",
+            {"camera_model": "OPENCV", "w": side, "h": side, "cx": side / 2, "cy": side / 2, "frames": frames},
+        )
+
+    @property
+    def digest(self) -> str:
+        """Hash of pictures and cameras."""
+        parts = [self.pictures.numpy().tobytes(), self.views.matrices().numpy().tobytes(), str(self.places).encode()]
+        return hashlib.sha256(b"".join(parts)).hexdigest()

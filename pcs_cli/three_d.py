@@ -1,0 +1,323 @@
+"""`pcs 3d`: photos or a word in, a NeRF with its turntable and its mesh out."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from pcs_cli.console import console
+from pcs_cli.options import Base, Json, Offline, Out, Quiet, Set
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from modalities.core.recipe import Recipe
+    from modalities.core.studio import Studio
+    from modalities.three_d.outputs import Handed
+    from modalities.three_d.session import ScenePlan
+
+app = typer.Typer(help="Make a 3D object of a subject: NeRF, turntable, GLB.", no_args_is_help=True)
+
+Run = Annotated[Path, typer.Argument(help="A run folder of `pcs 3d`.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")]
+FEW_PHOTOS = 3
+
+
+@app.command()
+def dreambooth3d(
+    photos: Annotated[Path, typer.Argument(help="Folder with 3 to 10 photos of one subject.")],
+    noun: Annotated[str, typer.Option("--noun", help="What it is, in a word: dog, backpack, mug.")],
+    recipe: Annotated[str, typer.Option("--recipe", "-r", help="A 3D recipe with the component dreambooth.")] = (
+        "three_d/dreambooth3d"
+    ),
+    base: Base = None,
+    changes: Set = [],  # noqa: B006
+    out: Out = None,
+    resume: Resume = False,
+    offline: Offline = False,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Learn a subject from photos in the three stages of DreamBooth3D.
+
+    Writes a run folder with six stages in it, one folder each, and of the last one turntable.gif, mesh.glb, mesh.obj,
+    points.ply and a contact sheet. The photos are only read. Pictures in 04_pseudo/images may be deleted by hand
+    before 05_multiview is made.
+
+    Example: pcs 3d dreambooth3d photos/rex --noun dog
+    """
+    console.setup(json=json, quiet=quiet)
+    from pcs_cli import settings
+
+    machine = settings.load(offline=offline)
+    from modalities.core import bases
+    from modalities.core.artifact import Artifact
+    from modalities.core.concept import Concept, checked_noun
+
+    word = checked_noun(noun)
+    chosen = _recipe(recipe, base, changes)
+    bases.resolve(chosen.backbone)
+
+    from modalities.three_d.dreambooth3d import STAGES, DreamBooth3D, subject_of
+    from modalities.three_d.session import open_scene
+
+    concept = Concept.from_folder(photos, noun=word, subject=subject_of(chosen))
+    for path, reason in concept.skipped:
+        console.warn(f"{path.name} is skipped: it {reason}.")
+    for warning in concept.warnings:
+        console.warn(warning)
+    if len(concept.photos) < FEW_PHOTOS:
+        console.warn(
+            "so few photos leave most sides of the subject unseen; what is not seen is what the class looks like."
+        )
+    folder = out or machine.runs / f"{photos.resolve().name}-3d"
+    place = machine.machine()
+    with console.progress() as progress, _resumable(folder):
+        notes = DreamBooth3D(chosen, concept, folder, place, progress).run(resume=resume)
+        progress.start("drawing the turntable, meshing", 0)
+        scene = open_scene(Artifact.open(folder / STAGES[-1]), place)
+        handed = _hand_over(scene, folder, [photo.open() for photo in concept.photos])
+    seconds = sum(note["seconds"] for note in notes)
+    _tell(folder, handed, seconds, {"stages": {note["stage"]: note["scores"] for note in notes}})
+
+
+@app.command()
+def dreamfusion(
+    noun: Annotated[str | None, typer.Argument(help="What to make, in a word: duck. Not with --run.")] = None,
+    run: Annotated[
+        Path | None, typer.Option("--run", help="A run folder of `pcs train image`: its subject is what is made.")
+    ] = None,
+    recipe: Annotated[str, typer.Option("--recipe", "-r", help="A 3D recipe.")] = "three_d/dreamfusion",
+    base: Base = None,
+    changes: Set = [],  # noqa: B006
+    out: Out = None,
+    resume: Resume = False,
+    offline: Offline = False,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Make a scene from a word, or of the subject of a run, by score distillation.
+
+    Example: pcs 3d dreamfusion duck
+
+    Example: pcs 3d dreamfusion --run runs/rex
+    """
+    console.setup(json=json, quiet=quiet)
+    from pcs_cli import settings
+
+    machine = settings.load(offline=offline)
+    from modalities.core import bases
+    from modalities.core.artifact import Artifact
+    from modalities.core.concept import Concept, checked_noun
+    from modalities.core.errors import PcsError
+
+    if (noun is None) == (run is None):
+        raise PcsError("give a word (pcs 3d dreamfusion duck) or --run RUN, one of both.")
+    prior = Artifact.open(run) if run else None
+    if prior and base:
+        raise PcsError("--base: the run brings its own base; leave the option away.")
+    chosen = _recipe(recipe, prior.recipe().backbone if prior else base, changes)
+    bases.resolve(chosen.backbone)
+    concept = prior.concept() if prior else Concept(checked_noun(noun or ""), checked_noun(noun or ""))
+    name = f"{run.resolve().name}-3d" if run else f"{concept.noun.replace(' ', '-')}-3d"
+    folder = out or machine.runs / name
+
+    from modalities.three_d.session import open_scene, optimize
+
+    place = machine.machine()
+    with console.progress() as progress, _resumable(folder):
+        made = optimize(
+            chosen,
+            concept,
+            folder,
+            place,
+            prior=prior,
+            resume=resume,
+            progress=progress,
+            announce=lambda plan: _tell_plan(chosen, concept.phrase, folder, plan),
+        )
+        progress.start("drawing the turntable, meshing", 0)
+        handed = _hand_over(open_scene(made, place), folder, [])
+    _tell(folder, handed, made.about()["seconds"], {"steps": made.about()["steps"]})
+
+
+@app.command()
+def render(
+    run: Run,
+    frames: Annotated[int, typer.Option("-n", min=2, max=360, help="Frames of the turn.")] = 24,
+    size: Annotated[int, typer.Option(min=16, max=1024, help="Side in pixels.")] = 128,
+    out: Out = None,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Draw the turntable of a finished scene again, larger or with more frames.
+
+    Example: pcs 3d render runs/rex-3d -n 60 --size 256
+    """
+    console.setup(json=json, quiet=quiet)
+    from modalities.three_d.outputs import write_turntable
+
+    gif, film = write_turntable(_opened(run), out or run, frames=frames, side=size)
+    console.result({"turntable": str(gif), "film": str(film)}, [str(gif), str(film)])
+
+
+@app.command()
+def export(
+    run: Run,
+    cells: Annotated[int, typer.Option(min=16, max=512, help="Cells a side of the grid that is meshed.")] = 96,
+    size: Annotated[float, typer.Option(min=0.001, help="Longest side of the mesh in metres.")] = 1.0,
+    out: Out = None,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Mesh a finished scene again, finer or of another size: mesh.glb, mesh.obj and points.ply.
+
+    Example: pcs 3d export runs/rex-3d --cells 160 --size 0.3
+    """
+    console.setup(json=json, quiet=quiet)
+    from modalities.three_d.outputs import write_mesh
+
+    folder = out or run
+    mesh = write_mesh(_opened(run), folder, cells=cells, size=size)
+    files = [str(folder / name) for name in ("mesh.glb", "mesh.obj", "points.ply")]
+    console.result(
+        {"files": files, "vertices": len(mesh.vertices), "faces": len(mesh.faces), "closed": mesh.is_closed}, files
+    )
+
+
+@app.command("eval")
+def evaluate(
+    run: Run,
+    photos: Annotated[
+        Path | None, typer.Option("--photos", help="Photos to compare with; those that the run learned, if not given.")
+    ] = None,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Measure a finished scene: likeness by azimuth, one face or two, and the true shape of mini-world subjects.
+
+    The true shape is the file subject.npz that `pcs world subject --solid` writes beside photos/.
+
+    Example: pcs 3d eval runs/rex-3d
+    """
+    console.setup(json=json, quiet=quiet)
+    from modalities.three_d.evaluate import evaluate as measure
+    from pcs_cli import settings
+
+    scene = _opened(run)
+    compared, truth = _photos_of(run, photos)
+    scores = measure(scene, compared, settings.load(offline=True).machine().encoders(), truth)
+    rows = [[f"likeness, {name}", f"{value:.3f}"] for name, value in scores.likeness.items()]
+    rows += [
+        [name, "-" if value is None else f"{value:.3f}"]
+        for name, value in (
+            ("photos among themselves", scores.ceiling),
+            ("view words right", scores.view_words),
+            ("neighbouring views alike", scores.neighbour),
+            ("opposite views alike", scores.opposite),
+            ("IoU with the truth", scores.iou),
+            ("Chamfer to the truth", scores.chamfer),
+        )
+    ]
+    console.result_table(["score", "value"], rows, scores.told())
+
+
+def _recipe(name: str, base: str | None, changes: list[str]) -> Recipe:
+    from modalities.core import recipe as recipes
+    from modalities.core.errors import PcsError
+
+    chosen = recipes.load(name, recipes.changes_of(changes), backbone=base)
+    if chosen.modality != "three_d":
+        raise PcsError(
+            f'recipe "{name}" is for {chosen.modality}; take one of `pcs recipes list` that begins with three_d.'
+        )
+    return chosen
+
+
+def _opened(folder: Path) -> Studio:
+    """The scene of a run, or of the last stage of one."""
+    from modalities.core.artifact import Artifact
+    from modalities.core.errors import PcsError
+    from modalities.three_d.dreambooth3d import STAGES
+    from modalities.three_d.session import open_scene
+    from pcs_cli import settings
+
+    last = folder / STAGES[-1]
+    run = Artifact.open(last if last.is_dir() else folder)
+    if run.recipe().modality != "three_d":
+        raise PcsError(f"{folder}: is a run of pictures; make a scene of it with `pcs 3d dreamfusion --run {folder}`.")
+    return open_scene(run, settings.load(offline=True).machine())
+
+
+def _hand_over(scene: Studio, folder: Path, photos: list[Image]) -> Handed:
+    from modalities.core.artifact import Artifact
+    from modalities.three_d.outputs import write_all
+
+    return write_all(scene, Artifact(folder), photos)
+
+
+@contextmanager
+def _resumable(folder: Path) -> Generator[None]:
+    """Give an interruption the command that goes on."""
+    from modalities.core.errors import Interrupted
+
+    try:
+        yield
+    except Interrupted as stopped:
+        words = ["pcs", *(word for word in sys.argv[1:] if word != "--resume")]
+        if not {"--out", "-o"} & set(words) and not any(word.startswith("--out=") for word in words):
+            words += ["--out", str(folder)]
+        stopped.resume = shlex.join([*words, "--resume"])
+        raise
+
+
+def _tell_plan(recipe: Recipe, phrase: str, folder: Path, plan: ScenePlan) -> None:
+    minutes = "under a minute" if plan.seconds < 60 else f"about {plan.seconds / 60:.0f} min"
+    console.facts(
+        recipe.title,
+        {
+            "subject": phrase,
+            "base": recipe.backbone,
+            "device": plan.device,
+            "plan": f"{plan.steps} steps, {minutes}; the scene is {plan.learned:,} numbers",
+            "writes": str(folder),
+        },
+    )
+
+
+def _tell(folder: Path, handed: Handed, seconds: float, more: dict[str, Any]) -> None:
+    files = {
+        "turntable": handed.turntable,
+        "film": handed.film,
+        "contact_sheet": handed.sheet,
+        "glb": handed.glb,
+        "obj": handed.obj,
+        "points": handed.points,
+        "page": handed.page,
+    }
+    console.result(
+        {"run": str(folder), "seconds": seconds, **{name: str(path) for name, path in files.items()}} | more,
+        [f"run            {folder}  ({seconds:.0f} s)"]
+        + [f"{name.replace('_', ' '):<13}  {path}" for name, path in files.items()],
+    )
+
+
+def _photos_of(run: Path, photos: Path | None) -> tuple[list[Image], Path | None]:
+    """The photos to compare with, and the true shape beside them if there is one."""
+    from modalities.core.artifact import Artifact
+    from modalities.core.concept import Concept
+    from modalities.three_d.dreambooth3d import STAGES
+
+    if photos is None:
+        first = Artifact(run / STAGES[0])
+        known = [photo for one in first.photos() for photo in one] if first.exists() else []
+    else:
+        known = list(Concept.from_folder(photos, noun="subject").photos)
+    truth = known[0].path.parent.parent / "subject.npz" if known else None
+    return [photo.open() for photo in known], truth if truth and truth.is_file() else None
