@@ -33,7 +33,7 @@ def group() -> None:
 def inspect(
     clip: Annotated[Path, typer.Argument(help="A video file.")],
     out: Annotated[
-        Path | None, typer.Option("--out", "-o", help="PNG for the contact sheet; beside the clip if not given.")
+        Path | None, typer.Option("--out", "-o", help="PNG for the contact sheet; CLIP-frames.png here if not given.")
     ] = None,
     json: Json = False,
     quiet: Quiet = False,
@@ -66,7 +66,7 @@ def inspect(
         "bases": seen,
         "remarks": remarks(one),
     }
-    sheet = out or clip.with_name(f"{clip.stem}-frames.png")
+    sheet = out or Path(f"{clip.stem}-frames.png")
     picked = one.spread(8)
     media.save_png(contact_sheet([(clip.name, as_images(one.read(picked, 160)))]), sheet)
     for line in facts["remarks"]:
@@ -87,8 +87,9 @@ def _told(facts: dict[str, Any], sheet: Path) -> list[str]:
     ]
     width = max(10, *(len(name) + 2 for name in facts["bases"]))
     for name, one in facts["bases"].items():
-        said = one if isinstance(one, str) else ", ".join(map(str, one))
-        lines.append(f"{name:<{width}}{said if isinstance(one, str) else f'{len(one)} frames: {said}'}"[:80])
+        said = one.partition(";")[0] if isinstance(one, str) else f"{len(one)} frames: {', '.join(map(str, one))}"
+        line = f"{name:<{width}}{said}"
+        lines.append(line if len(line) <= 80 else f"{line[:78]} …")
     return [*lines, f"sheet     {sheet}"]
 
 
