@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import shlex
 import sys
+from collections.abc import Generator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -24,8 +26,20 @@ Base = Annotated[
     typer.Option("--base", help="Base model: a name of `pcs base list`, a diffusers folder, or a Hub id."),
 ]
 Out = Annotated[Path | None, typer.Option("--out", "-o", help="Where to write.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on with the work in --out.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Show the plan and stop.")]
 
 
-def resume_command() -> str:
-    """The command that was typed, with --resume."""
-    return shlex.join(["pcs", *(word for word in sys.argv[1:] if word != "--resume"), "--resume"])
+@contextmanager
+def resumable(folder: Path, flag: str = "--resume") -> Generator[None]:
+    """Give an interruption of the work in `folder` the command that goes on: what was typed, --out and the flag."""
+    from modalities.core.errors import Interrupted
+
+    try:
+        yield
+    except Interrupted as stopped:
+        words = ["pcs", *(word for word in sys.argv[1:] if word != flag)]
+        if not {"--out", "-o"} & set(words) and not any(word.startswith("--out=") for word in words):
+            words += ["--out", str(folder)]
+        stopped.resume = shlex.join([*words, *([flag] if flag else [])])
+        raise
