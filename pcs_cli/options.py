@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 import sys
 from collections.abc import Generator
@@ -28,6 +29,12 @@ Base = Annotated[
 Out = Annotated[Path | None, typer.Option("--out", "-o", help="Where to write.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on with the work in --out.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Show the plan and stop.")]
+
+
+def weighted(text: str) -> tuple[Path, float]:
+    """Read PATH or PATH:WEIGHT; the weight is 1 where none is given."""
+    match = re.fullmatch(r"(.+):(-?\d*\.?\d+)", text)
+    return (Path(match[1]), float(match[2])) if match else (Path(text), 1.0)
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from pcs_cli.console import console, minutes
-from pcs_cli.options import Base, DryRun, Json, Offline, Out, Quiet, Resume, Set, resumable
+from pcs_cli.options import Base, DryRun, Json, Offline, Out, Quiet, Resume, Set, resumable, weighted
 from pcs_cli.video_eval import evaluate
 
 if TYPE_CHECKING:
@@ -300,7 +300,7 @@ def generate(
 
     artifact = Artifact.open(run)
     mix.require_video(artifact)
-    others = [mix.parse(text) for text in beside or []]
+    others = [mix.Guest(*weighted(text)) for text in beside or []]
     folder = out or run / "clips"
     require_writable(folder, megabytes=5)
     written: list[Path] = []
