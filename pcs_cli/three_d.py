@@ -13,10 +13,10 @@ from pcs_cli.options import Base, Json, Offline, Out, Quiet, Resume, Set, resuma
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+    from modalities.core.personalize import Plan
     from modalities.core.recipe import Recipe
     from modalities.core.studio import Studio
     from modalities.three_d.outputs import Handed
-    from modalities.three_d.session import ScenePlan
 
 app = typer.Typer(help="Make a 3D object of a subject: NeRF, turntable, GLB.", no_args_is_help=True)
 
@@ -254,14 +254,15 @@ def _hand_over(scene: Studio, folder: Path, photos: list[Image]) -> Handed:
     return write_all(scene, Artifact(folder), photos)
 
 
-def _tell_plan(recipe: Recipe, phrase: str, folder: Path, plan: ScenePlan) -> None:
+def _tell_plan(recipe: Recipe, phrase: str, folder: Path, plan: Plan) -> None:
     console.facts(
         recipe.title,
         {
             "subject": phrase,
             "base": recipe.backbone,
             "device": plan.device,
-            "plan": f"{plan.steps} steps, {minutes(plan.seconds)}; the scene is {plan.learned:,} numbers",
+            "learns": f"{plan.learned:,} numbers, the scene",
+            "plan": f"{plan.steps} steps, {minutes(plan.seconds)}, {plan.memory_mb / 1000:.1f} GB memory",
             "writes": str(folder),
         },
     )
