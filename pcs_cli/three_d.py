@@ -170,6 +170,9 @@ def render(
 @app.command()
 def export(
     run: Run,
+    form: Annotated[
+        str, typer.Option("--format", help="mesh, or nerfstudio: a run that ns-viewer, ns-render and ns-export open.")
+    ] = "mesh",
     cells: Annotated[int, typer.Option(min=16, max=512, help="Cells a side of the grid that is meshed.")] = 96,
     size: Annotated[float, typer.Option(min=0.001, help="Longest side of the mesh in metres.")] = 1.0,
     out: Out = None,
@@ -178,16 +181,52 @@ def export(
 ) -> None:
     """Mesh a finished scene again, finer or of another size: mesh.glb, mesh.obj and points.ply.
 
+    With --format nerfstudio it is written as a run of nerfstudio instead, which needs the extra [3d].
+
     Example: pcs 3d export runs/rex-3d --cells 160 --size 0.3
+
+    Example: pcs 3d export runs/rex-3d --format nerfstudio
     """
     console.setup(json=json, quiet=quiet)
+    from modalities.core.errors import PcsError
     from modalities.three_d.outputs import write_mesh
 
     folder = out or run
+    if form == "nerfstudio":
+        return _to_nerfstudio(run, folder)
+    if form != "mesh":
+        raise PcsError(f'--format is mesh or nerfstudio, not "{form}".')
     mesh = write_mesh(_opened(run), folder, cells=cells, size=size)
     files = [str(folder / name) for name in ("mesh.glb", "mesh.obj", "points.ply")]
     console.result(
         {"files": files, "vertices": len(mesh.vertices), "faces": len(mesh.faces), "closed": mesh.is_closed}, files
+    )
+    return None
+
+
+def _to_nerfstudio(run: Path, folder: Path) -> None:
+    """Write `folder`/nerfstudio and say what opens it."""
+    from modalities.core.artifact import Artifact
+    from modalities.three_d.dreambooth3d import STAGES
+    from modalities.three_d.extra import lacking, require_nerfstudio
+    from modalities.three_d.outputs import rendered_views
+    from modalities.three_d.pseudo_views import PseudoViews
+
+    require_nerfstudio()
+    from modalities.three_d.nerfstudio import write_run
+
+    scene = _opened(run)
+    pseudo = run / STAGES[3]
+    views = PseudoViews.read(pseudo) if pseudo.is_dir() else rendered_views(scene)
+    last = run / STAGES[-1]
+    steps = Artifact(last if last.is_dir() else run).about()["steps"]
+    config = write_run(scene, views, folder, steps=steps)
+    for warning in lacking():
+        console.warn(warning)
+    data = config.parents[2] / "data"
+    console.result(
+        {"config": str(config), "data": str(data)},
+        [f"ns-viewer --load-config {shlex.quote(str(config))}", f"ns-train pcs --data {shlex.quote(str(data))}"],
     )
 
 

@@ -1,0 +1,238 @@
+"""The scene as a method of nerfstudio (Tancik et al., SIGGRAPH 2023): its trainer, viewer, renderer and exporter.
+
+https://arxiv.org/abs/2302.04264. The only file that names nerfstudio; importing it needs the extra `[3d]`. The entry
+point `nerfstudio.method_configs` makes every ns-* program import it, so it imports nothing heavy of its own.
+
+nerfstudio's world is z up: ours (x, y, z) is its (x, -z, y). Lengths are the same, half sides of the scene's cube.
+"""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+import yaml
+from nerfstudio.cameras.rays import RayBundle, RaySamples
+from nerfstudio.configs.base_config import MachineConfig, ViewerConfig
+from nerfstudio.data.datamanagers.base_datamanager import VanillaDataManagerConfig
+from nerfstudio.data.dataparsers.nerfstudio_dataparser import NerfstudioDataParserConfig
+from nerfstudio.data.scene_box import SceneBox
+from nerfstudio.engine.optimizers import AdamOptimizerConfig
+from nerfstudio.engine.trainer import TrainerConfig
+from nerfstudio.field_components.field_heads import FieldHeadNames
+from nerfstudio.fields.base_field import Field
+from nerfstudio.model_components.ray_samplers import UniformSampler
+from nerfstudio.model_components.renderers import AccumulationRenderer, DepthRenderer, NormalsRenderer, RGBRenderer
+from nerfstudio.model_components.scene_colliders import AABBBoxCollider
+from nerfstudio.models.base_model import Model, ModelConfig
+from nerfstudio.pipelines.base_pipeline import VanillaPipelineConfig
+from nerfstudio.plugins.types import MethodSpecification
+from torch import Tensor, nn
+
+from modalities.core.device import choose
+from modalities.core.files import replacing, write_text
+from modalities.three_d.components.nerf import Nerf
+from modalities.three_d.field import PlaceMaps, SceneField
+from modalities.three_d.part import part_of
+from modalities.three_d.pseudo_views import Z_UP, PseudoViews
+
+if TYPE_CHECKING:
+    from modalities.core.studio import Studio
+
+NAME, EXPERIMENT, STAMP = "pcs", "nerfstudio", "scene"
+
+# nerfstudio 1.1.5 calls torch.load without weights_only=False, which newer torch then assumes: what its own
+# schedulers leave in checkpoints must be declared safe, or no ns-* program opens one that ns-train wrote.
+torch.serialization.add_safe_globals([np.core.multiarray.scalar, np.dtype, type(np.dtype("float64"))])
+
+
+class SubjectField(Field):
+    """A `SceneField` that answers in nerfstudio's world."""
+
+    def __init__(self, scene: SceneField) -> None:
+        super().__init__()
+        self.scene = scene
+
+    def get_density(self, ray_samples: RaySamples) -> tuple[Tensor, Tensor]:
+        """Density `(..., 1)` and, as what `get_outputs` takes, colour `(..., 3)`."""
+        places = ray_samples.frustums.get_positions()
+        if torch.is_grad_enabled() and not places.requires_grad:
+            places = places.detach().requires_grad_()
+        turned = places @ torch.tensor(Z_UP, dtype=places.dtype, device=places.device)
+        density, colour = self.scene(turned.reshape(-1, 3))
+        shaped = density.view(*places.shape[:-1], 1)
+        self._sample_locations, self._density_before_activation = places, shaped
+        return shaped, colour.view(places.shape)
+
+    def get_outputs(
+        self, ray_samples: RaySamples, density_embedding: Tensor | None = None
+    ) -> dict[FieldHeadNames, Tensor]:
+        """Colours in [0, 1]."""
+        assert density_embedding is not None
+        return {FieldHeadNames.RGB: density_embedding}
+
+
+@dataclass
+class SubjectModelConfig(ModelConfig):
+    """The scene's size, as the component `nerf` of a recipe says it, and how it is held to pictures."""
+
+    _target: type = field(default_factory=lambda: SubjectModel)
+    resolution: int = 64
+    """Cells a side of the encoding's planes."""
+    channels: int = 8
+    blob: float = 5.0
+    """Density in the middle before anything is learned."""
+    samples: int = 96
+    """Points on a ray."""
+    smoothness: float = 0.01
+    """Weight of the differences of neighbouring cells, when `ns-train` goes on."""
+
+
+class SubjectModel(Model):
+    """The scene over white, as `pcs 3d render` draws it; in training before a learned background for each picture."""
+
+    config: SubjectModelConfig
+
+    def populate_modules(self) -> None:
+        """Make the field, the background of each picture, and nerfstudio's sampler and renderers."""
+        super().populate_modules()
+        config = self.config
+        self.field = SubjectField(SceneField(config.resolution, config.channels, blob=config.blob))
+        self.surroundings = PlaceMaps(self.num_train_data)
+        self.collider = AABBBoxCollider(self.scene_box, near_plane=1e-3)
+        self.sampler = UniformSampler(num_samples=config.samples, single_jitter=True)
+        self.renderer_rgb = RGBRenderer(background_color="white")
+        self.renderer_accumulation = AccumulationRenderer()
+        self.renderer_depth = DepthRenderer(method="expected")
+        self.renderer_normals = NormalsRenderer()
+
+    def get_param_groups(self) -> dict[str, list[nn.Parameter]]:
+        """What the optimizers of the method learn."""
+        return {"fields": list(self.field.parameters()), "surroundings": list(self.surroundings.parameters())}
+
+    def get_outputs(self, ray_bundle: RayBundle) -> dict[str, Tensor]:
+        """rgb, accumulation, depth, and normals outside of training, each `(rays, ...)`."""
+        samples = self.sampler(ray_bundle)
+        found = self.field(samples, compute_normals=not self.training)
+        found = found if self.training else {name: value.detach() for name, value in found.items()}
+        weights = samples.get_weights(found[FieldHeadNames.DENSITY])
+        behind = self._behind(ray_bundle) if self.training else None
+        outputs = {
+            "rgb": self.renderer_rgb(found[FieldHeadNames.RGB], weights, background_color=behind),
+            "accumulation": self.renderer_accumulation(weights),
+            "depth": self.renderer_depth(weights, samples),
+        }
+        if not self.training:
+            normals = self.renderer_normals(found[FieldHeadNames.NORMALS], weights)
+            # As colours, which is what the viewer shows and the exporter undoes.
+            outputs["normals"] = ((normals + 1) / 2).clamp(0, 1)
+        return outputs
+
+    def _behind(self, rays: RayBundle) -> Tensor:
+        """What each ray sees behind the scene, `(rays, 3)`."""
+        assert rays.camera_indices is not None
+        directions = rays.directions @ torch.tensor(Z_UP, device=rays.directions.device)
+        numbers, behind = rays.camera_indices.view(-1), torch.zeros_like(directions)
+        for number in numbers.unique().tolist():
+            chosen = numbers == number
+            behind[chosen] = self.surroundings(directions[chosen], number)
+        return behind
+
+    def get_metrics_dict(self, outputs: dict[str, Tensor], batch: dict[str, Any]) -> dict[str, Tensor]:
+        """PSNR of the rays, in dB."""
+        wanted = self.renderer_rgb.blend_background(batch["image"].to(self.device))
+        return {"psnr": -10 * (outputs["rgb"] - wanted).square().mean().clamp(min=1e-10).log10()}
+
+    def get_loss_dict(
+        self, outputs: dict[str, Tensor], batch: dict[str, Any], metrics_dict: dict[str, Tensor] | None = None
+    ) -> dict[str, Tensor]:
+        """How far the rays are from the pictures, and how rough the scene is."""
+        wanted = self.renderer_rgb.blend_background(batch["image"].to(self.device))
+        return {
+            "rgb_loss": (outputs["rgb"] - wanted).abs().mean(),
+            "smoothness": self.config.smoothness * self.field.scene.roughness(),
+        }
+
+    def get_image_metrics_and_images(
+        self, outputs: dict[str, Tensor], batch: dict[str, Any]
+    ) -> tuple[dict[str, float], dict[str, Tensor]]:
+        """PSNR in dB, and wanted and seen picture beside each other."""
+        wanted = self.renderer_rgb.blend_background(batch["image"].to(self.device))
+        psnr = self.get_metrics_dict(outputs, batch)["psnr"]
+        return {"psnr": float(psnr)}, {"img": torch.cat([wanted, outputs["rgb"]], dim=1)}
+
+
+def trainer_config(model: SubjectModelConfig | None = None, data: Path = Path()) -> TrainerConfig:
+    """The settings by which ns-* programs train and open a scene on the dataset `data`."""
+    # Cameras stand where they stand: nothing is turned, centred or scaled, and no picture is set aside.
+    parser = NerfstudioDataParserConfig(
+        data=data, orientation_method="none", center_method="none", auto_scale_poses=False, eval_mode="all"
+    )
+    return TrainerConfig(
+        method_name=NAME,
+        experiment_name=None,
+        steps_per_save=500,
+        steps_per_eval_batch=0,
+        steps_per_eval_image=0,
+        steps_per_eval_all_images=0,
+        max_num_iterations=1000,
+        pipeline=VanillaPipelineConfig(
+            datamanager=VanillaDataManagerConfig(
+                data=data, dataparser=parser, train_num_rays_per_batch=1024, eval_num_rays_per_batch=1024
+            ),
+            model=model or SubjectModelConfig(),
+        ),
+        # Without a schedule, so that their checkpoints hold plain numbers only.
+        optimizers={
+            group: {"optimizer": AdamOptimizerConfig(lr=rate), "scheduler": None}
+            for group, rate in (("fields", 1e-2), ("surroundings", 5e-2))
+        },
+        viewer=ViewerConfig(num_rays_per_chunk=4096),
+        vis="viewer",
+        machine=MachineConfig(device_type=choose().kind),
+    )
+
+
+method = MethodSpecification(
+    config=trainer_config(), description="A subject's scene from `pcs 3d`, on views that `pcs 3d` wrote."
+)
+
+
+def write_run(scene: Studio, views: PseudoViews, folder: Path, *, steps: int) -> Path:
+    """Write a finished scene as a run that every ns-* program opens; return its config.yml.
+
+    The paths in it are absolute: who moves the folder writes the run again.
+
+    Args:
+        scene: opened by `open_scene`.
+        views: pictures of it, or of the subject, from known cameras; they become the run's dataset.
+        folder: run folder; `nerfstudio` in it is replaced.
+        steps: how many steps were taken.
+    """
+    from modalities.three_d.outputs import SAMPLES
+
+    home, nerf = folder.resolve() / EXPERIMENT, part_of(scene, Nerf)
+    shutil.rmtree(home, ignore_errors=True)
+    views.write(home / "data")
+    size = {"resolution": nerf.resolution, "channels": nerf.channels, "blob": nerf.blob}
+    config = trainer_config(SubjectModelConfig(**size, samples=SAMPLES), home / "data")
+    config.output_dir, config.experiment_name, config.timestamp = folder.resolve(), EXPERIMENT, STAMP
+    model = model_of(config.pipeline.model, nerf.field, len(views.places))
+    state = {f"_model.{name}": value.cpu() for name, value in model.state_dict().items()}
+    with replacing(config.get_checkpoint_dir() / f"step-{steps:09}.ckpt") as temporary:
+        torch.save({"step": steps, "pipeline": state, "optimizers": {}, "schedulers": {}, "scalers": {}}, temporary)
+    path = config.get_base_dir() / "config.yml"
+    write_text(path, yaml.dump(config))
+    return path
+
+
+def model_of(config: ModelConfig, scene: SceneField, pictures: int) -> SubjectModel:
+    """`scene` as nerfstudio's model, for a dataset of so many pictures."""
+    box = SceneBox(aabb=torch.tensor([[-1.0, -1.0, -1.0], [1.0, 1.0, 1.0]]))
+    model = config.setup(scene_box=box, num_train_data=pictures)
+    model.field.scene.load_state_dict(scene.state_dict())
+    return model.eval()
