@@ -32,7 +32,7 @@ from modalities.three_d.components.view_prompts import ViewPrompts
 from modalities.three_d.outputs import pictures
 from modalities.three_d.pseudo_views import PseudoViews
 from modalities.three_d.redraw import redraw
-from modalities.three_d.session import open_scene, optimize
+from modalities.three_d.session import open_scene, optimize, plan
 from modalities.three_d.stages import Stage, digest, run_stages
 
 STAGES = ("01_partial", "02_scene", "03_full", "04_pseudo", "05_multiview", "06_scene")
@@ -80,6 +80,16 @@ class DreamBooth3D:
             if not told.is_file():
                 write_text(told, self.recipe.dump())
             return run_stages(self.folder, self.stages(), self._begin)
+
+    def plan(self) -> dict[str, tuple[int, float]]:
+        """Try two steps of a DreamBooth and of a scene; for each stage how many steps, and about how many seconds."""
+        settings = self.settings
+        learned = personalize.plan(self._image_recipe(settings.partial), self.concept, self.machine)
+        scene = plan(scene_recipe(self.recipe, with_views=False), self._words(), self.machine)
+        per_step = learned.seconds / settings.partial
+        counts = (settings.partial, scene.steps, settings.full, settings.views, settings.multiview, scene.steps)
+        each = (per_step, scene.seconds / scene.steps, per_step, learned.seconds_per_image) * 2
+        return {name: (count, count * one) for name, count, one in zip(STAGES, counts, each, strict=False)}
 
     def stages(self) -> list[Stage]:
         """All stages with their inputs and their work."""
