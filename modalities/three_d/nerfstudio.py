@@ -29,7 +29,7 @@ from nerfstudio.model_components.ray_samplers import UniformSampler
 from nerfstudio.model_components.renderers import AccumulationRenderer, DepthRenderer, NormalsRenderer, RGBRenderer
 from nerfstudio.model_components.scene_colliders import AABBBoxCollider
 from nerfstudio.models.base_model import Model, ModelConfig
-from nerfstudio.pipelines.base_pipeline import VanillaPipelineConfig
+from nerfstudio.pipelines.base_pipeline import VanillaPipeline, VanillaPipelineConfig
 from nerfstudio.plugins.types import MethodSpecification
 from torch import Tensor, nn
 
@@ -42,6 +42,7 @@ from modalities.three_d.pseudo_views import Z_UP, PseudoViews
 
 if TYPE_CHECKING:
     from modalities.core.studio import Studio
+    from modalities.three_d.trainer import SceneTrainer
 
 NAME, EXPERIMENT, STAMP = "pcs", "nerfstudio", "scene"
 
@@ -166,6 +167,64 @@ class SubjectModel(Model):
         return {"psnr": float(psnr)}, {"img": torch.cat([wanted, outputs["rgb"]], dim=1)}
 
 
+@dataclass
+class SubjectPipelineConfig(VanillaPipelineConfig):
+    """Views to be held to, and a run to distil from."""
+
+    _target: type = field(default_factory=lambda: SubjectPipeline)
+    run: Path | None = None
+    """A finished scene of `pcs 3d` of the same size: score distillation goes on by its recipe, beside the views."""
+    prior: Path | None = None
+    """The run of `pcs train image` that knows its subject; a run of all stages brings its own."""
+
+
+class SubjectPipeline(VanillaPipeline):
+    """nerfstudio's own steps on the views; with `run`, each also a step of score distillation."""
+
+    config: SubjectPipelineConfig
+
+    def __init__(self, config: SubjectPipelineConfig, device: str, test_mode: str = "val", **more: Any) -> None:
+        super().__init__(config, device, test_mode, **more)
+        # Only ns-train says "val"; who looks at a run needs no base.
+        self._scene = self._opened(config.run, device) if config.run and test_mode == "val" else None
+        self._balance: float | None = None
+
+    def _opened(self, run: Path, device: str) -> SceneTrainer:
+        """The trainer of a run, at work on nerfstudio's copy of the scene; the base is no part of the checkpoints."""
+        from modalities.core.artifact import Artifact
+        from modalities.core.cache import Cache
+        from modalities.core.machine import Machine
+        from modalities.three_d.dreambooth3d import STAGES
+        from modalities.three_d.session import prior_in_place
+        from modalities.three_d.trainer import SceneTrainer
+
+        stages = (run / STAGES[-1]).is_dir()
+        scene = Artifact.open(run / STAGES[-1] if stages else run)
+        known = run / STAGES[-2] if stages else self.config.prior
+        machine = Machine(choose(torch.device(device).type), Cache(run / "cache"), offline=True)
+        prior = Artifact.open(known) if known else None
+        self._prior = prior_in_place(prior, scene.recipe(), scene.concept(), machine, None)
+        studio = self._prior.__enter__()
+        studio.load(scene.weights())
+        part_of(studio, Nerf).take(self.model.field.scene)
+        return SceneTrainer(studio)
+
+    def get_train_loss_dict(self, step: int) -> tuple[Any, dict[str, Tensor], dict[str, Tensor]]:
+        """The losses of the views, and of score distillation where there is a run; both pull alike at first."""
+        from modalities.three_d.trainer import gradient_norm
+
+        outputs, losses, metrics = super().get_train_loss_dict(step)
+        if self._scene is not None:
+            self._scene.step = step
+            score = self._scene.loss(self._scene.batch())
+            if self._balance is None:
+                learned = list(self.model.field.parameters())
+                self._balance = gradient_norm(score, learned) / max(gradient_norm(losses["rgb_loss"], learned), 1e-12)
+            losses["rgb_loss"] = self._balance * losses["rgb_loss"]
+            losses["score_distillation"] = score
+        return outputs, losses, metrics
+
+
 def trainer_config(model: SubjectModelConfig | None = None, data: Path = Path()) -> TrainerConfig:
     """The settings by which ns-* programs train and open a scene on the dataset `data`."""
     # Cameras stand where they stand: nothing is turned, centred or scaled, and no picture is set aside.
@@ -180,7 +239,7 @@ def trainer_config(model: SubjectModelConfig | None = None, data: Path = Path())
         steps_per_eval_image=0,
         steps_per_eval_all_images=0,
         max_num_iterations=1000,
-        pipeline=VanillaPipelineConfig(
+        pipeline=SubjectPipelineConfig(
             datamanager=VanillaDataManagerConfig(
                 data=data, dataparser=parser, train_num_rays_per_batch=1024, eval_num_rays_per_batch=1024
             ),

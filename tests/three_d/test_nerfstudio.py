@@ -158,6 +158,24 @@ def test_its_trainer_goes_on_with_the_scene_and_what_it_writes_opens_again(confi
 
 
 @needs_nerfstudio
+def test_its_trainer_can_distil_by_the_recipe_of_the_run(config: Path, run: Path) -> None:
+    import yaml
+
+    more = yaml.load(config.read_text(), Loader=yaml.Loader)
+    more.pipeline.run = run
+    pipeline = more.pipeline.setup(device="cpu", test_mode="val")
+    _, losses, _ = pipeline.get_train_loss_dict(3)
+    scene_weights = list(pipeline.model.field.parameters())
+    grown = torch.autograd.grad(losses["score_distillation"], scene_weights, retain_graph=True)
+    assert all(one.abs().sum() > 0 for one in grown), "score distillation moves nerfstudio's copy of the scene"
+    pull = torch.autograd.grad(losses["rgb_loss"], scene_weights)
+    norms = [torch.cat([one.flatten() for one in many]).norm() for many in (grown, pull)]
+    assert norms[0] == pytest.approx(float(norms[1]), rel=1e-3)
+    assert all(name.startswith("_model.") for name in pipeline.state_dict()), "the base is not saved"
+    assert "score_distillation" not in more.pipeline.setup(device="cpu", test_mode="test").get_train_loss_dict(3)[1]
+
+
+@needs_nerfstudio
 @pytest.mark.skipif(extra.lacking() != [] and "libusb" in extra.lacking()[0], reason="libusb-1.0 is missing")
 def test_its_exporter_makes_points_of_the_scene(config: Path, tmp_path: Path) -> None:
     from nerfstudio.scripts.exporter import ExportPointCloud
