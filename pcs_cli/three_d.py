@@ -226,10 +226,15 @@ def _to_nerfstudio(run: Path, folder: Path) -> None:
     config = write_run(scene, views, folder, steps=steps)
     for warning in lacking():
         console.warn(warning)
-    data = config.parents[2] / "data"
+    data, checkpoints = config.parents[2] / "data", config.parent / "nerfstudio_models"
+    told = {"config": str(config), "data": str(data), "checkpoints": str(checkpoints)}
+    quoted = {name: shlex.quote(path) for name, path in told.items()}
     console.result(
-        {"config": str(config), "data": str(data)},
-        [f"ns-viewer --load-config {shlex.quote(str(config))}", f"ns-train pcs --data {shlex.quote(str(data))}"],
+        told,
+        [
+            f"ns-viewer --load-config {quoted['config']}",
+            f"ns-train pcs --data {quoted['data']} --load-dir {quoted['checkpoints']}",
+        ],
     )
 
 

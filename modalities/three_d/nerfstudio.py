@@ -34,6 +34,7 @@ from nerfstudio.plugins.types import MethodSpecification
 from torch import Tensor, nn
 
 from modalities.core.device import choose
+from modalities.core.errors import PcsError
 from modalities.core.files import replacing, write_text
 from modalities.three_d.components.nerf import Nerf
 from modalities.three_d.field import PlaceMaps, SceneField
@@ -45,6 +46,8 @@ if TYPE_CHECKING:
     from modalities.three_d.trainer import SceneTrainer
 
 NAME, EXPERIMENT, STAMP = "pcs", "nerfstudio", "scene"
+# Depth where nothing is seen; at the cube's own border the exporter would build walls.
+FAR = 10.0
 
 # nerfstudio 1.1.5 calls torch.load without weights_only=False, which newer torch then assumes: what its own
 # schedulers leave in checkpoints must be declared safe, or no ns-* program opens one that ns-train wrote.
@@ -122,10 +125,11 @@ class SubjectModel(Model):
         found = found if self.training else {name: value.detach() for name, value in found.items()}
         weights = samples.get_weights(found[FieldHeadNames.DENSITY])
         behind = self._behind(ray_bundle) if self.training else None
+        opacity, depth = self.renderer_accumulation(weights), self.renderer_depth(weights, samples)
         outputs = {
             "rgb": self.renderer_rgb(found[FieldHeadNames.RGB], weights, background_color=behind),
-            "accumulation": self.renderer_accumulation(weights),
-            "depth": self.renderer_depth(weights, samples),
+            "accumulation": opacity,
+            "depth": torch.where(opacity > 0.5, depth, FAR),
         }
         if not self.training:
             normals = self.renderer_normals(found[FieldHeadNames.NORMALS], weights)
@@ -142,6 +146,12 @@ class SubjectModel(Model):
             chosen = numbers == number
             behind[chosen] = self.surroundings(directions[chosen], number)
         return behind
+
+    def get_rgba_image(self, outputs: dict[str, Tensor], output_name: str = "rgb") -> Tensor:
+        """The scene without its white background, `(..., 4)`: by this the exporter tells what is nothing."""
+        opacity = outputs["accumulation"]
+        own = (outputs[output_name] - (1 - opacity)) / opacity.clamp(min=1e-6)
+        return torch.cat([own.clamp(0, 1), opacity], dim=-1)
 
     def get_metrics_dict(self, outputs: dict[str, Tensor], batch: dict[str, Any]) -> dict[str, Tensor]:
         """PSNR of the rays, in dB."""
@@ -209,6 +219,17 @@ class SubjectPipeline(VanillaPipeline):
         part_of(studio, Nerf).take(self.model.field.scene)
         return SceneTrainer(studio)
 
+    def load_pipeline(self, loaded_state: dict[str, Any], step: int) -> None:
+        """Take a checkpoint of a scene of any size; backgrounds of another dataset begin anew."""
+        own, taken = self.state_dict(), dict(loaded_state)
+        for name, value in self.named_parameters():
+            if name in taken and taken[name].shape != value.shape:
+                if name.startswith("_model.field."):
+                    value.data = torch.empty_like(taken[name], device=value.device)
+                else:
+                    taken[name] = own[name]
+        super().load_pipeline(taken, step)
+
     def get_train_loss_dict(self, step: int) -> tuple[Any, dict[str, Tensor], dict[str, Tensor]]:
         """The losses of the views, and of score distillation where there is a run; both pull alike at first."""
         from modalities.three_d.trainer import gradient_norm
@@ -269,13 +290,16 @@ def write_run(scene: Studio, views: PseudoViews, folder: Path, *, steps: int) ->
     Args:
         scene: opened by `open_scene`.
         views: pictures of it, or of the subject, from known cameras; they become the run's dataset.
-        folder: run folder; `nerfstudio` in it is replaced.
+        folder: run folder; what was written before into `nerfstudio` in it is replaced.
         steps: how many steps were taken.
+
+    Raises:
+        PcsError: `nerfstudio` in it is something else.
     """
     from modalities.three_d.outputs import SAMPLES
 
     home, nerf = folder.resolve() / EXPERIMENT, part_of(scene, Nerf)
-    shutil.rmtree(home, ignore_errors=True)
+    _make_room(home)
     views.write(home / "data")
     size = {"resolution": nerf.resolution, "channels": nerf.channels, "blob": nerf.blob}
     config = trainer_config(SubjectModelConfig(**size, samples=SAMPLES), home / "data")
@@ -287,6 +311,15 @@ def write_run(scene: Studio, views: PseudoViews, folder: Path, *, steps: int) ->
     path = config.get_base_dir() / "config.yml"
     write_text(path, yaml.dump(config))
     return path
+
+
+def _make_room(home: Path) -> None:
+    """Delete what `write_run` wrote before, and nothing else."""
+    earlier = home / NAME / STAMP
+    if home.exists() and not (earlier / "config.yml").is_file():
+        raise PcsError(f"{home}: is there already and is no run that pcs wrote; choose another --out.")
+    for part in (earlier, home / "data"):
+        shutil.rmtree(part, ignore_errors=True)
 
 
 def model_of(config: ModelConfig, scene: SceneField, pictures: int) -> SubjectModel:

@@ -17,7 +17,9 @@ import pytest
 import torch
 
 from modalities.three_d import extra, session
+from modalities.three_d.components.nerf import Nerf
 from modalities.three_d.outputs import around, pictures, rendered_views
+from modalities.three_d.part import part_of
 from tests import driver
 from tests.conftest import Typed
 from tests.three_d.test_distillation import DOG, pseudo, scene
@@ -158,6 +160,23 @@ def test_its_trainer_goes_on_with_the_scene_and_what_it_writes_opens_again(confi
 
 
 @needs_nerfstudio
+def test_a_scene_of_another_size_on_another_dataset_is_taken(config: Path, opened: Any, tmp_path: Path) -> None:
+    from nerfstudio.configs.method_configs import all_methods
+
+    pseudo(2).write(tmp_path)
+    fresh = all_methods["pcs"].pipeline
+    fresh.datamanager.data = fresh.datamanager.dataparser.data = tmp_path
+    pipeline = fresh.setup(device="cpu", test_mode="val")
+    learned = list(pipeline.parameters())
+    saved = torch.load(next((config.parent / "nerfstudio_models").iterdir()), weights_only=True)
+    pipeline.load_pipeline(saved["pipeline"], 8)
+    assert torch.equal(pipeline.model.field.scene.planes, part_of(opened, Nerf).field.planes)
+    assert len(pipeline.model.surroundings.maps) == 2
+    assert all(one is other for one, other in zip(learned, pipeline.parameters(), strict=True)), "for the optimizer"
+    assert pipeline.get_train_loss_dict(8)[1]["rgb_loss"] > 0
+
+
+@needs_nerfstudio
 def test_its_trainer_can_distil_by_the_recipe_of_the_run(config: Path, run: Path) -> None:
     import yaml
 
@@ -182,8 +201,14 @@ def test_its_exporter_makes_points_of_the_scene(config: Path, tmp_path: Path) ->
 
     points = ExportPointCloud(config, tmp_path, num_points=400, num_rays_per_batch=512, std_ratio=3.0)
     points.main()
-    head = (tmp_path / "point_cloud.ply").read_bytes().partition(b"end_header")[0]
-    assert b"property double nx" in head or b"property float nx" in head, "with normals"
+    import numpy as np
+    import open3d
+
+    cloud = open3d.io.read_point_cloud(str(tmp_path / "point_cloud.ply"))
+    places, normals = np.asarray(cloud.points), np.asarray(cloud.normals)
+    assert len(places) > 100
+    assert np.abs(places).max() < 1, "points of the scene, none of the background"
+    assert ((places * normals).sum(1) > 0).mean() > 0.6, "normals that face outwards"
 
 
 @needs_nerfstudio
@@ -224,9 +249,15 @@ def test_its_viewer_serves_the_scene(config: Path, tmp_path: Path) -> None:
 
 
 @needs_nerfstudio
-def test_the_command_hands_a_run_over(pcs: Any, run: Path) -> None:
+def test_the_command_hands_a_run_over(pcs: Any, run: Path, tmp_path: Path) -> None:
     told: Typed = pcs("3d", "export", run, "--format", "nerfstudio", "-o", "there", "--json")
     assert told.code == 0, told.err
     assert Path(told.json["config"]).is_file()
     frames = json.loads((Path(told.json["data"]) / "transforms.json").read_text())["frames"]
     assert len(frames) == len(list((Path(told.json["data"]) / "images").iterdir())) == 24
+    assert pcs("3d", "export", run, "--format", "nerfstudio", "-o", "there", "--json").code == 0, "and again"
+    (tmp_path / "mine" / "nerfstudio" / "work").mkdir(parents=True)
+    told = pcs("3d", "export", run, "--format", "nerfstudio", "-o", "mine")
+    assert told.code == 2
+    assert "mine/nerfstudio: is there already and is no run that pcs wrote" in told.message
+    assert (tmp_path / "mine" / "nerfstudio" / "work").is_dir()
