@@ -115,6 +115,7 @@ def test_nerfstudio_draws_the_same_picture(config: Path, opened: Any) -> None:
         seen = pipeline.model.get_outputs_for_camera(cameras[number : number + 1])
         assert (seen["rgb"].permute(2, 0, 1) - ours[number]).abs().max() < 2e-3
         assert seen["accumulation"].max() > 0.5, "something is seen"
+        assert (seen["depth"][seen["accumulation"] < 0.5] > 5).all(), "what is nothing is far, not at the cube's wall"
     assert set(seen) == {"rgb", "accumulation", "depth", "normals"}
 
 
