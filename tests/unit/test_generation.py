@@ -109,8 +109,8 @@ def test_inversion_leads_back_to_the_photo_the_closer_the_more_steps(tmp_path: P
             for time in scheduler.timesteps:
                 latents = scheduler.step(backbone.predict(latents, time[None], words), time, latents).prev_sample
         away.append(float((latents - clean).norm() / clean.norm()))
-    assert away[1] < 0.5 * away[0]
-    assert away[1] < 0.2
+    assert away[1] < 0.6 * away[0]
+    assert away[1] < 0.4
 
 
 def test_a_swap_without_shares_only_starts_from_the_photos_noise(base: Path, tmp_path: Path, photo: Path) -> None:
