@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,6 @@ from torch import Tensor
 
 from modalities.core import media
 from modalities.core.artifact import Artifact, read_tensors, write_tensors
-from modalities.core.device import peak_memory_mb
 from modalities.core.machine import Machine
 from modalities.core.personalize import Session
 from modalities.core.portable import export
@@ -180,7 +178,7 @@ class VideoSession(Session):
         """Write what was learned as files for other tools, the final clips and the report."""
         self.progress.start("writing clips, report and portable files", 0)
         self.studio.set_learning({})
-        kept, about = self.looks[-1], self.run.about()
+        kept = self.looks[-1]
         written = lora_files.write(self.studio, self.run, frames=frames_of(self.studio))
         if self.concept.clips:
             write_tensors(
@@ -189,9 +187,7 @@ class VideoSession(Session):
                 {"steps": str(self.studio.recipe.sample.steps)},
             )
         finals = self._finals()
-        about |= {
-            "state": "finished",
-            "steps": self.trainer.step,
+        about = self._about() | {
             "kept_step": kept.step,
             "kept": kept.line(),
             "learned": [path.name for path in written],
@@ -201,12 +197,9 @@ class VideoSession(Session):
             "frames": frames_of(self.studio),
             "frames_per_second": self.rate,
             "previews": [str(path.relative_to(self.run.folder)) for _, paths, _ in finals for path in paths],
-            "seconds": round(time.monotonic() - self._started, 1),
-            "peak_memory_mb": round(peak_memory_mb(self.backbone.device.type)),
         }
         self._write_pages(finals, about)
-        self.run.write_about(about)
-        self.run.checkpoint_file.unlink(missing_ok=True)
+        self._close(about)
 
     def _inversion(self) -> Tensor:
         """The noise that each learned clip comes from under the base without words, as MotionDirector keeps it."""
