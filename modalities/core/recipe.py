@@ -79,6 +79,10 @@ class Validation(Section):
     """Which step's weights are kept: the best balance of subject and text, or the last."""
     patience: Positive | None = 2
     """Stop after this many looks without a better one; None never stops early."""
+    settled: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """Stop once the loss on frozen items varies this little over the last `window` steps, as a share of its variance
+    over all (DVAR, Voronov et al., NeurIPS 2023, https://arxiv.org/abs/2302.04841); None never does."""
+    window: Annotated[int, Field(gt=1)] = 310
 
 
 class Sample(Section):
