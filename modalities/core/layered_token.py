@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from pydantic import Field, PrivateAttr
 
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 class LayeredToken(Component):
     """Adds a token whose embedding depends on the cross-attention layer and the time; `words` says how."""
+
+    exclusive: ClassVar[str | None] = "say what the new word is in every layer"
 
     token: Annotated[str, Field(pattern=r"^\S+$")] = "<new>"
     """The new word; the recipe's `data.subject` must use it."""

@@ -329,6 +329,7 @@ def _checked(raw: dict[str, Any], mistakes: list[str], source: str) -> Recipe:
         raise _mistaken(mistakes, source) from None
     names = [part.name for part in parts]
     mistakes += [f"components: {name} is listed twice." for name in sorted({n for n in names if names.count(n) > 1})]
+    mistakes += _contradictions(parts)
     learners = set(names)
     for number, phase in enumerate(recipe.phases):
         for name in phase.learn:
@@ -337,6 +338,15 @@ def _checked(raw: dict[str, Any], mistakes: list[str], source: str) -> Recipe:
     if mistakes:
         raise _mistaken(mistakes, source)
     return recipe
+
+
+def _contradictions(parts: list[Component]) -> list[str]:
+    doing: dict[str, str] = {}
+    found: list[str] = []
+    for part in parts:
+        if part.exclusive and doing.setdefault(part.exclusive, part.name) != part.name:
+            found.append(f"components: {doing[part.exclusive]} and {part.name} both {part.exclusive}; drop one.")
+    return found
 
 
 def _component(item: Any, modality: str, mistakes: list[str]) -> list[Component]:

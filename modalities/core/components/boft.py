@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from pydantic import Field, PrivateAttr
 
 from modalities.core.component import Component
+from modalities.core.peft_layers import bare_layer
 
 if TYPE_CHECKING:
     from torch.nn import Parameter
@@ -44,7 +45,7 @@ class Boft(Component):
         super().prepare(studio)
         backbone = studio.backbone
         for name in backbone.select(self.layers):
-            layer = backbone.denoiser.get_submodule(name)
+            layer = bare_layer(backbone.denoiser, name, self.name)
             rotated = Rotated(layer.weight, self.block, self.factors).to(backbone.device)  # pyright: ignore
             parametrize.register_parametrization(layer, "weight", rotated, unsafe=True)
             self._turned[f"{backbone.denoiser_part}.{name}"] = rotated
