@@ -37,14 +37,14 @@ class ContrastiveSteering(Component):
     positives: Annotated[list[str], Field(min_length=1)] = list(PREPOSITIONS)
     """Words that the new one shall be like; those that the base spells in several tokens are left out."""
     negatives: list[str] = []
-    """Words that it shall be unlike; empty takes the other words of the training prompts, and the class."""
+    """Words that it shall be unlike; empty takes the other words of each step's prompts."""
     weight: Annotated[float, Field(ge=0)] = 0.01
     temperature: Annotated[float, Field(gt=0)] = 0.07
-    sampled: Annotated[int, Field(gt=0)] = 8
+    sampled: Annotated[int, Field(gt=0)] = 4
     """How many of the positives a step compares with."""
 
     _word: TextualInversion = PrivateAttr()
-    _known: dict[str, tuple[Tensor, Tensor]] = PrivateAttr(default_factory=dict)
+    _near: dict[str, Tensor] = PrivateAttr(default_factory=dict)
 
     def prepare(self, studio: Studio) -> None:
         super().prepare(studio)
@@ -54,16 +54,18 @@ class ContrastiveSteering(Component):
             raise PcsError("contrastive_steering: list textual_inversion before it, for the word that it steers.")
         self._word = word
         for name in studio.backbone.text_encoders:
-            near, far = (self._embedded(name, words) for words in (self.positives, self._negatives()))
-            if not len(near) or not len(far):
-                raise PcsError("contrastive_steering: the base knows none of the positives or none of the negatives.")
-            self._known[name] = near, far
+            self._near[name] = self._embedded(name, self.positives)
+            if not len(self._near[name]):
+                raise PcsError("contrastive_steering: the base spells none of the positives in one token.")
 
-    def _negatives(self) -> list[str]:
+    def _unlike(self, batch: Batch) -> list[str]:
+        """The words that this step steers away from."""
         if self.negatives:
             return self.negatives
-        said = [word for text in self.studio.recipe.data.prompts for word in text.replace("{}", "").split()]
-        return sorted({*said, *(one.noun for one in self.studio.concept.subjects)} - {*self.positives, *ARTICLES})
+        phrases = " ".join(one.phrase for one in self.studio.concept.subjects).split()
+        texts = (prompt for prompt, prior in zip(batch.prompts, batch.is_prior.tolist(), strict=True) if not prior)
+        said = {word.strip(",.") for text in texts for word in text.split()}
+        return sorted(said - {*phrases, *self.positives, *ARTICLES})
 
     def _embedded(self, name: str, words: list[str]) -> Tensor:
         """Embeddings of the words that are one token, of length 1."""
@@ -80,13 +82,18 @@ class ContrastiveSteering(Component):
 
         losses: list[Tensor] = []
         for key, rows in self._word.parameters().items():
-            near, far = self._known[key.partition(".")[0]]
-            count = min(self.sampled, len(near))
-            chosen = [
-                self.studio.draws.pick("steering", batch.positions[0] * count + each, len(near))
-                for each in range(count)
-            ]
-            unit = torch.nn.functional.normalize(rows.float(), dim=-1)
-            close, away = (torch.logsumexp(unit @ one.T / self.temperature, -1) for one in (near[chosen], far))
-            losses.append((torch.logaddexp(close, away) - close).mean())
+            name = key.partition(".")[0]
+            near, far = self._near[name], self._embedded(name, self._unlike(batch))
+            count, first = min(self.sampled, len(near)), batch.positions[0] * self.sampled
+            chosen = [self.studio.draws.pick("steering", first + each, len(near)) for each in range(count)]
+            losses.append(steering(rows.float(), near[chosen], far, self.temperature))
         return self.weight * torch.stack(losses).mean()
+
+
+def steering(rows: Tensor, near: Tensor, far: Tensor, temperature: float) -> Tensor:
+    """InfoNCE with several positives, of words `(words, width)` to unit vectors `(n, width)` like and unlike them."""
+    import torch
+
+    unit = torch.nn.functional.normalize(rows, dim=-1)
+    close, away = (torch.logsumexp(unit @ one.T / temperature, -1) for one in (near, far))
+    return (torch.logaddexp(close, away) - close).mean()
