@@ -194,6 +194,8 @@ class Session:
     def train(self) -> None:
         """Run to the end, from wherever the run folder stands."""
         trainer = self.trainer
+        if self.studio.recipe.validation.settled is not None and not hasattr(self, "validation"):
+            raise PcsError("validation.settled: can only stop what learns from photos; set it to null.")
         self._restore()
         self.progress.start("training", trainer.total, done=trainer.step)
         self._warn()

@@ -75,6 +75,17 @@ def test_a_subject_whose_words_change_with_layers_can_be_delayed(base: Path, tmp
     assert drawn(always, "a <new>") == drawn(plain, "a dog") != drawn(plain, "a <new>")
 
 
+@pytest.mark.parametrize("name", ["style_aligned", "photo_swap"])
+def test_words_that_change_with_layers_can_stand_beside_a_picture(
+    name: str, base: Path, tmp_path: Path, photo: Path
+) -> None:
+    component = {name: {"reference" if name == "style_aligned" else "photo": str(photo)}}
+    concept, word = Concept("dog", "<new>"), {"token_table": {"init": "red"}}
+    table = studio_of(base, tmp_path, word, component, concept=concept)
+    one = studio_of(base, tmp_path, {"textual_inversion": {"init": "red"}}, component, concept=concept)
+    assert drawn(table, "a <new>") == drawn(one, "a <new>")
+
+
 def test_shared_attention_looks_at_the_reference_as_far_as_it_is_told() -> None:
     draw = torch.Generator().manual_seed(0)
     query, key, value = (torch.randn(4, 2, 9, 8, generator=draw) for _ in range(3))

@@ -73,6 +73,20 @@ def test_the_base_finds_its_classes_in_photos_of_the_world(tmp_path: Path) -> No
         assert float((own * mask).sum() / (own + mask).clamp(max=1).sum()) > 0.5
 
 
+def test_subjects_of_one_photo_have_masks_of_their_own(base: Path, tmp_path: Path) -> None:
+    photo = tiny.photos(tmp_path / "photos", 1)
+    both = Concept.together(
+        [Concept.from_folder(photo, noun=noun, subject="<new>", number=k) for k, noun in enumerate(("dog", "cat"), 1)]
+    )
+    recipe = driver.method(base, components=[WORD], data={"subject": "<new>"}, phases=[])
+    backbone = bases.load(bases.resolve(str(base)), choose("cpu"), offline=True)
+    studio = Studio(backbone, both, recipe, training=True, cache=Cache(tmp_path / "cache"))
+    first, second = masks(studio, "attention")
+    assert first.any()
+    assert second.any()
+    assert not torch.equal(first, second)
+
+
 def test_otsu_parts_two_heaps() -> None:
     values = torch.cat([torch.linspace(0, 0.2, 40), torch.linspace(0.7, 0.9, 20)])
     assert 0.2 < otsu(values) < 0.7
