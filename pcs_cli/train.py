@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path
+from statistics import fmean
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -14,6 +15,7 @@ from pcs_cli.options import Base, DryRun, Json, Offline, Out, Quiet, Resume, Set
 if TYPE_CHECKING:
     from modalities.core.artifact import Artifact
     from modalities.core.concept import Concept
+    from modalities.core.machine import Machine
     from modalities.core.personalize import Plan
     from modalities.core.recipe import Recipe
 
@@ -42,6 +44,7 @@ def image(
     out: Out = None,
     resume: Resume = False,
     dry_run: DryRun = False,
+    preview: Annotated[bool, typer.Option("--preview", help="Draw photos and masks as used, and stop.")] = False,
     offline: Offline = False,
     json: Json = False,
     quiet: Quiet = False,
@@ -85,6 +88,9 @@ def image(
     from modalities.core import personalize
 
     place = machine.machine()
+    if preview:
+        _tell_preview(chosen, concept, place, Path(f"{folder.name}-preview.png"))
+        return
     if dry_run:
         _tell_plan(chosen, concept, folder, personalize.plan(chosen, concept, place))
         return
@@ -99,6 +105,18 @@ def image(
             announce=lambda plan: _tell_plan(chosen, concept, folder, plan),
         )
     _tell_result(run)
+
+
+def _tell_preview(recipe: Recipe, concept: Concept, machine: Machine, path: Path) -> None:
+    from modalities.core import media
+    from modalities.core.preview import preview
+
+    seen = preview(recipe, concept, machine)
+    media.save_png(seen.sheet, path)
+    lines = [f"preview        {path}"]
+    if seen.areas:
+        lines.append(f"masks          {len(seen.areas)} of {len(seen.areas)}, mean area {fmean(seen.areas):.0%}")
+    console.result({"preview": str(path), "mask_areas": seen.areas}, lines)
 
 
 def _tell_plan(recipe: Recipe, concept: Concept, folder: Path, plan: Plan) -> None:

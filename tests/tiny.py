@@ -92,22 +92,28 @@ def text_config(tokens: Any, width: int, **changes: Any) -> Any:
     return CLIPTextConfig(**(settings | changes))
 
 
-def stable_diffusion(folder: Path, *, prediction_type: str = "epsilon", seed: int = 0) -> Path:
-    """Write a tiny Stable Diffusion (1.5 M parameters, 32x32 pixels, 16x16 latents of 4 channels)."""
+def stable_diffusion(folder: Path, *, prediction_type: str = "epsilon", seed: int = 0, layers: int = 2) -> Path:
+    """Write a tiny Stable Diffusion (1.5 M parameters, 32x32 pixels, 16x16 latents of 4 channels).
+
+    layers: of cross-attention; with 16 it has the blocks of Stable Diffusion 1.x.
+    """
     from diffusers import DDPMScheduler, StableDiffusionPipeline, UNet2DConditionModel
     from transformers import CLIPTextModel
 
     torch.manual_seed(seed)
     tokens = tokenizer()
+    blocks: dict[str, Any] = {
+        "block_out_channels": (32, 64),
+        "layers_per_block": 1,
+        "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D"),
+        "up_block_types": ("CrossAttnUpBlock2D", "UpBlock2D"),
+    }
     pipeline = StableDiffusionPipeline(
         unet=UNet2DConditionModel(
-            block_out_channels=(32, 64),
-            layers_per_block=1,
+            **({"block_out_channels": (32, 32, 64, 64)} if layers == 16 else blocks),
             sample_size=16,
             in_channels=4,
             out_channels=4,
-            down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
-            up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
             cross_attention_dim=32,
             attention_head_dim=4,
         ),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Generator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, PrivateAttr
 
@@ -34,6 +34,9 @@ class Component(BaseModel):
     """
 
     model_config = ConfigDict(extra="forbid", validate_assignment=True)
+
+    exclusive: ClassVar[str | None] = None
+    """What only one component of a recipe can do, in words; those of the same words contradict one another."""
 
     _studio: Studio = PrivateAttr()
 

@@ -151,6 +151,11 @@ def numbered(word: str, number: int) -> str:
     return re.sub(r"^<([^<>]+)>$", rf"<\1-{number}>", word)
 
 
+def of_subject(name: str, number: int) -> str:
+    """The name of what subject `number` of a run learns: "table", of the second one "table.2"."""
+    return name if number == 1 else f"{name}.{number}"
+
+
 def require_word(phrase: str, word: str, component: str) -> None:
     """Check that a subject's phrase uses the new word of a component.
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from pydantic import Field, PrivateAttr
 
 from modalities.core.component import Component
-from modalities.core.concept import phrase_of, require_word, sole, spelled
+from modalities.core.concept import numbered, phrase_of, require_word, spelled
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 class LayeredToken(Component):
     """Adds a token whose embedding depends on the cross-attention layer and the time; `words` says how."""
 
+    exclusive: ClassVar[str | None] = "say what the new word is in every layer"
+
     token: Annotated[str, Field(pattern=r"^\S+$")] = "<new>"
     """The new word; the recipe's `data.subject` must use it."""
     vectors: Annotated[int, Field(gt=0, le=16)] = 1
@@ -29,20 +31,24 @@ class LayeredToken(Component):
     _text: LayeredText = PrivateAttr()
 
     def words(self, t: Tensor) -> Words:
-        """What the word is at the times `t`, `(n,)` in the base's own units."""
+        """What the words of all subjects, one after another, are at the times `t`, `(n,)` in the base's own units."""
         raise NotImplementedError
 
     def prepare(self, studio: Studio) -> None:
         from modalities.core.layered_text import LayeredText
 
         super().prepare(studio)
-        require_word(sole(studio.concept, self.name).phrase, self.token, self.name)
-        self._text = LayeredText(studio.backbone, spelled(self.token, self.vectors), self.words)
+        words: list[str] = []
+        for number, subject in enumerate(studio.concept.subjects, start=1):
+            token = numbered(self.token, number)
+            require_word(subject.phrase, token, self.name)
+            words += spelled(token, self.vectors)
+        self._text = LayeredText(studio.backbone, words, self.words)
 
-    def start(self) -> Tensor:
-        """The mean embedding of the words that the token starts from, `(width,)` float32."""
+    def start(self, noun: str) -> Tensor:
+        """The mean embedding of the words that a subject's token starts from, `(width,)` float32."""
         from modalities.core.vocabulary import mean_embedding
 
         backbone = self.studio.backbone
         ((name, encoder),) = backbone.text_encoders.items()
-        return mean_embedding(backbone.tokenizers[name], encoder, phrase_of(self.init, self.studio.concept.noun))
+        return mean_embedding(backbone.tokenizers[name], encoder, phrase_of(self.init, noun))

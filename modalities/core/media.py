@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -95,6 +95,10 @@ def read_photo(path: Path) -> Photo:
         _sharpness(image),
         tuple(remarks),
     )
+
+
+MaskSource = Literal["attention"] | Path | None
+"""Where masks are: found by the base's own attention, in a folder, or None, in the alpha channels of the photos."""
 
 
 def read_mask(photo: Photo, folder: Path | None) -> Image.Image:

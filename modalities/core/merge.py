@@ -30,7 +30,9 @@ from modalities.core.artifact import FORMAT, Artifact, versions, write_tensors
 from modalities.core.components.full_finetune import FullFinetune
 from modalities.core.components.lora import Lora
 from modalities.core.components.textual_inversion import TextualInversion
-from modalities.core.concept import Concept, fill, numbered
+from modalities.core.components.token_mapper import TokenMapper
+from modalities.core.components.token_table import TokenTable
+from modalities.core.concept import Concept, fill, numbered, of_subject
 from modalities.core.encoders import ImageEncoder
 from modalities.core.errors import PcsError
 from modalities.core.files import write_text
@@ -44,8 +46,8 @@ from modalities.core.recipe import Recipe
 from modalities.core.studio import Studio
 
 Method = Literal["fuse", "add"]
-LEARNERS = (TextualInversion, Lora, FullFinetune)
-WORDS = "textual_inversion."
+WORDS = (TextualInversion, TokenTable, TokenMapper)
+LEARNERS = (*WORDS, Lora, FullFinetune)
 # Added to the mean square of the inputs, so that directions that no picture used stay as the base has them.
 RIDGE = 1e-3
 PICTURES = 2
@@ -127,7 +129,7 @@ class Together:
         own = bare.weights()
         seen = self._seen(bare, machine, progress) if method == "fuse" else None
         weights = self._words()
-        for name in (name for name in self.learned[0] if not name.startswith(WORDS)):
+        for name in (name for name in self.learned[0] if not _is_word(name)):
             parts = [share.weight * one[name] for share, one in zip(self.shares, self.learned, strict=True)]
             if ".lora_B." in name:
                 weights[name] = torch.cat([one[name] for one in self.learned], dim=1)
@@ -164,8 +166,8 @@ class Together:
             for number in range(1, 1 + len(share.run.subjects())):
                 place += 1
                 for name, value in weights.items():
-                    if name.startswith(WORDS) and name == _of_subject(_plain(name), number):
-                        words[_of_subject(_plain(name), place)] = value
+                    if _is_word(name) and name == of_subject(_plain(name), number):
+                        words[of_subject(_plain(name), place)] = value
         return words
 
 
@@ -192,6 +194,11 @@ def _require_alike(runs: list[Artifact], methods: list[Recipe], learned: list[di
         odd = sorted({_plain(name) for name in weights} ^ {_plain(name) for name in learned[0]})
         if odd:
             raise PcsError(f"{run.folder}: learned other layers than {first.folder} ({odd[0]}); use the same recipe.")
+        if method.component("token_mapper") and method.train.seed != methods[0].train.seed:
+            raise PcsError(
+                f"{run.folder}: its network of words began from seed {method.train.seed} and that of {first.folder} "
+                f"from {methods[0].train.seed}; only runs of one seed can be merged."
+            )
         if _vectors(method) != _vectors(methods[0]):
             raise PcsError(
                 f"{run.folder}: its token has {_vectors(method)} vectors and that of {first.folder} "
@@ -199,20 +206,24 @@ def _require_alike(runs: list[Artifact], methods: list[Recipe], learned: list[di
             )
 
 
+def _word(method: Recipe) -> TextualInversion | TokenTable | TokenMapper | None:
+    return next((part for part in method.components if isinstance(part, WORDS)), None)
+
+
 def _vectors(method: Recipe) -> int:
-    part = method.component("textual_inversion")
-    return part.vectors if isinstance(part, TextualInversion) else 0
+    word = _word(method)
+    return word.vectors if word else 0
 
 
 def _subjects(runs: list[Artifact], methods: list[Recipe]) -> list[dict[str, Any]]:
     """All subjects, their phrases with the new words that tell them apart."""
     subjects: list[dict[str, Any]] = []
-    target = methods[0].component("textual_inversion")
+    target = _word(methods[0])
     for run, method in zip(runs, methods, strict=True):
-        part = method.component("textual_inversion")
+        part = _word(method)
         for number, told in enumerate(run.subjects(), start=1):
             phrase = told["phrase"]
-            if isinstance(part, TextualInversion) and isinstance(target, TextualInversion):
+            if part and target:
                 before, now = numbered(part.token, number), numbered(target.token, len(subjects) + 1)
                 phrase = phrase.replace(before, now)
             subjects.append({"noun": told["noun"], "phrase": phrase, "photos": told["photos"]})
@@ -221,11 +232,11 @@ def _subjects(runs: list[Artifact], methods: list[Recipe]) -> list[dict[str, Any
 
 def _plain(name: str) -> str:
     """The name of a weight, without the number of the subject."""
-    return re.sub(r"^(textual_inversion\.\w+)\.\d+$", r"\1", name)
+    return re.sub(r"\.\d+$", "", name) if _is_word(name) else name
 
 
-def _of_subject(name: str, number: int) -> str:
-    return name if number == 1 else f"{name}.{number}"
+def _is_word(name: str) -> bool:
+    return name.partition(".")[0] in [kind.__module__.rpartition(".")[2] for kind in WORDS]
 
 
 def _recipe(methods: list[Recipe]) -> Recipe:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Generator, Iterable
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from modalities.core.component import Component
+from modalities.core.errors import PcsError
 
 if TYPE_CHECKING:
     from torch import nn
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from modalities.core.studio import Studio
 
 ADAPTER = "default"
+ADAPTS = "adapt the denoiser's layers through PEFT"
 
 
 def tuned_layers(module: nn.Module) -> dict[str, Any]:
@@ -32,6 +34,20 @@ def learned(module: nn.Module, adapter: str = ADAPTER) -> dict[str, Parameter]:
         for key, value in layer.named_parameters()
         if f".{adapter}." in f"{key}." and key.partition(".")[0] in layer.adapter_layer_names
     }
+
+
+def bare_layer(module: nn.Module, name: str, component: str) -> nn.Module:
+    """The layer of that name, for a component that replaces its weight.
+
+    Raises:
+        PcsError: another component changes it already.
+    """
+    from torch.nn.utils import parametrize
+
+    layer = module.get_submodule(name)
+    if name in tuned_layers(module) or parametrize.is_parametrized(layer):
+        raise PcsError(f"{component}: another component changes the layer {name} already; choose other layers.")
+    return layer
 
 
 @contextmanager
@@ -56,6 +72,8 @@ def folded(modules: Iterable[nn.Module]) -> Generator[None]:
 
 class PeftComponent(Component):
     """A component that tunes layers of the denoiser by one of PEFT's methods, which `config` chooses."""
+
+    exclusive: ClassVar[str | None] = ADAPTS
 
     layers: str = "attention"
     """Which layers of the denoiser, as `lora` takes them."""

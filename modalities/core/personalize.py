@@ -194,6 +194,8 @@ class Session:
     def train(self) -> None:
         """Run to the end, from wherever the run folder stands."""
         trainer = self.trainer
+        if self.studio.recipe.validation.settled is not None and not hasattr(self, "validation"):
+            raise PcsError("validation.settled: can only stop what learns from photos; set it to null.")
         self._restore()
         self.progress.start("training", trainer.total, done=trainer.step)
         self._warn()
@@ -201,9 +203,10 @@ class Session:
             if not self.looks:
                 self._look()
                 self._save()
-            while trainer.step < trainer.total and not self._should_stop_early():
+            while trainer.step < trainer.total and not self._should_stop_early() and not self._has_settled():
                 self._advance()
-                if trainer.step % self.studio.recipe.look_every() == 0 or trainer.step == trainer.total:
+                is_last = trainer.step == trainer.total or self._has_settled()
+                if trainer.step % self.studio.recipe.look_every() == 0 or is_last:
                     self._look()
                 if stop or time.monotonic() - self._saved_at >= CHECKPOINT_SECONDS:
                     self._save()
@@ -228,6 +231,9 @@ class Session:
                 "Lower the learning rate (--set train.learning_rate=…) and train into another --out."
             ) from None
         self.lines.append({"step": self.trainer.step, "training_loss": loss})
+        if self.studio.recipe.validation.settled is not None:
+            with self.studio.at_rest():
+                self.lines[-1]["frozen_loss"] = self.validation.frozen_loss()
         self.progress.advance(loss=loss)
 
     # -- looking ---------------------------------------------------------------------------------------------
@@ -266,6 +272,15 @@ class Session:
         if patience is None or self.validation.select == "last" or len(since) <= patience:
             return False
         return not any(look.best for look in since[-patience:])
+
+    def _has_settled(self) -> bool:
+        """Whether the loss on frozen items has stopped to change, in the last phase."""
+        settings = self.studio.recipe.validation
+        told = [line for line in self.lines if "frozen_loss" in line and line["step"] > self.trainer.last_phase_start]
+        if settings.settled is None or len(told) < settings.window:
+            return False
+        losses = torch.tensor([line["frozen_loss"] for line in told], dtype=torch.float64)
+        return bool(losses[-settings.window :].var() < settings.settled * losses.var())
 
     # -- the run folder --------------------------------------------------------------------------------------
 

@@ -79,6 +79,10 @@ class Validation(Section):
     """Which step's weights are kept: the best balance of subject and text, or the last."""
     patience: Positive | None = 2
     """Stop after this many looks without a better one; None never stops early."""
+    settled: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """Stop once the loss on frozen items varies this little over the last `window` steps, as a share of its variance
+    over all (DVAR, Voronov et al., NeurIPS 2023, https://arxiv.org/abs/2302.04841); None never does."""
+    window: Annotated[int, Field(gt=1)] = 310
 
 
 class Sample(Section):
@@ -325,6 +329,7 @@ def _checked(raw: dict[str, Any], mistakes: list[str], source: str) -> Recipe:
         raise _mistaken(mistakes, source) from None
     names = [part.name for part in parts]
     mistakes += [f"components: {name} is listed twice." for name in sorted({n for n in names if names.count(n) > 1})]
+    mistakes += _contradictions(parts)
     learners = set(names)
     for number, phase in enumerate(recipe.phases):
         for name in phase.learn:
@@ -333,6 +338,15 @@ def _checked(raw: dict[str, Any], mistakes: list[str], source: str) -> Recipe:
     if mistakes:
         raise _mistaken(mistakes, source)
     return recipe
+
+
+def _contradictions(parts: list[Component]) -> list[str]:
+    doing: dict[str, str] = {}
+    found: list[str] = []
+    for part in parts:
+        if part.exclusive and doing.setdefault(part.exclusive, part.name) != part.name:
+            found.append(f"components: {doing[part.exclusive]} and {part.name} both {part.exclusive}; drop one.")
+    return found
 
 
 def _component(item: Any, modality: str, mistakes: list[str]) -> list[Component]:

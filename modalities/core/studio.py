@@ -7,6 +7,7 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
+from PIL.Image import Image
 from torch import Tensor
 from torch.nn import Parameter
 
@@ -16,7 +17,7 @@ from modalities.core.component import Component
 from modalities.core.concept import Concept
 from modalities.core.draws import Draws, seeded
 from modalities.core.errors import PcsError
-from modalities.core.media import Photo, square
+from modalities.core.media import Photo, square, to_pixels
 from modalities.core.progress import Progress, Silent
 from modalities.core.recipe import Recipe
 from modalities.core.step import Batch
@@ -170,6 +171,13 @@ class Studio:
         means, stds = (torch.cat([row[name] for row in rows]).to(self.backbone.device) for name in ("mean", "std"))
         shift, scale = (float(rows[0][name]) for name in ("shift", "scale"))
         return Posterior(means, stds, shift, scale)
+
+    def encode_images(self, images: Sequence[Image]) -> Posterior:
+        """Encode pictures of one size that are no photos of the concept, one by one; not cached."""
+        with torch.no_grad():
+            rows = [self.backbone.encode(to_pixels(image)[None]) for image in images]
+        mean, std = torch.cat([row.mean for row in rows]), torch.cat([row.std for row in rows])
+        return Posterior(mean, std, rows[0].shift, rows[0].scale)
 
     def _encoded(self, photo: Photo, mirrored: bool) -> dict[str, Tensor]:
         def compute() -> dict[str, Tensor]:

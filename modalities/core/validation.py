@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from modalities.core import generate, media
+from modalities.core import generate
 from modalities.core.backbone import Posterior
 from modalities.core.encoders import ImageEncoder, TextImageEncoder
 from modalities.core.metrics.clip_t import TextAlignment
@@ -80,7 +80,7 @@ class Validation:
         self.before = generate.previews(studio, self._captions, 1)
         both = [studio.concept.class_prompt(BOTH)] if studio.concept.others else []
         self._both_before = generate.previews(studio, both, 1)
-        self._class = self._fixed(self._encoded(self.before), self._captions, "drift")
+        self._class = self._fixed(studio.encode_images(self.before), self._captions, "drift")
         self._base_answers = self._answers(self._class)
         ceiling = mean(similarity.ceiling() for similarity in self._similarities)
         self._subject_span = (self._similarity(self.before), ceiling)
@@ -136,6 +136,11 @@ class Validation:
             errors = [denoise(self._studio.backbone, part).error for part in _chunks(self._photos)]
         return float(torch.cat(errors).mean())
 
+    def frozen_loss(self) -> float:
+        """Mean error on a few of the items of `loss`, cheap enough for every step."""
+        with torch.no_grad():
+            return float(denoise(self._studio.backbone, _chunks(self._photos)[0]).error.mean())
+
     def _drift(self) -> float:
         change = self._answers(self._class) - self._base_answers
         return float(change.square().mean() / self._base_answers.square().mean())
@@ -156,12 +161,6 @@ class Validation:
         middle = torch.tensor([(index % TIMES + 0.5) / TIMES for index in range(len(rows))])
         times = self._studio.backbone.schedule.timesteps(middle.to(batch.latents.device))
         return replace(batch, t=times)
-
-    def _encoded(self, images: list[Image.Image]) -> Posterior:
-        with torch.no_grad():
-            rows = [self._studio.backbone.encode(media.to_pixels(image)[None]) for image in images]
-        mean, std = torch.cat([row.mean for row in rows]), torch.cat([row.std for row in rows])
-        return Posterior(mean, std, rows[0].shift, rows[0].scale)
 
 
 def _chunks(batch: Batch) -> list[Batch]:

@@ -277,6 +277,60 @@ def test_a_token_that_exists(pcs: Pcs, photos: Path, base: Path) -> None:
     _one_line(typed, "already knows")
 
 
+# -- components ----------------------------------------------------------------------------------------------
+
+
+def _trained(pcs: Pcs, photos: Path, base: Path, *settings: str) -> Typed:
+    words = [word for setting in settings for word in ("--set", setting)]
+    return pcs("train", "image", photos, "--noun", "dog", "--base", base, "--out", "run", *FAST, *words)
+
+
+def test_components_that_contradict_one_another(pcs: Pcs, photos: Path, base: Path) -> None:
+    typed = _trained(pcs, photos, Path("nowhere.txt"), "components.oft.block=8")
+    _one_line(typed, "oft and lora both adapt", "drop one")
+    # Which layers a component takes is known with the base alone.
+    typed = _trained(pcs, photos, base, "components.full_finetune.layers=attention")
+    _one_line(typed, "full_finetune and lora both train")
+
+
+def test_layers_that_another_component_changes(pcs: Pcs, photos: Path, base: Path, tmp_path: Path) -> None:
+    text = "title: two\nmodality: image\ncomponents: [{lora: {rank: 2}}, spectral_shifts]\n"
+    (tmp_path / "two.yaml").write_text(text)
+    typed = pcs("train", "image", photos, "--noun", "dog", "--base", base, "-r", "two.yaml", *FAST)
+    _one_line(typed, "spectral_shifts", "another component changes the layer", "to_q")
+
+
+@pytest.mark.parametrize("component", ["masked_loss", "attention_localisation"])
+def test_masks_that_do_not_fit(component: str, pcs: Pcs, photos: Path, base: Path, tmp_path: Path) -> None:
+    masks = tmp_path / "masks"
+    masks.mkdir()
+    setting = f"components.{component}.masks={masks}"
+    _one_line(_trained(pcs, photos, base, setting), "has no mask for 00.png", "name it 00.png")
+    for path in photos.iterdir():
+        Image.new("L", Image.open(path).size, 0).save(masks / path.name)
+    _one_line(_trained(pcs, photos, base, setting), "00.png is empty")
+    Image.new("L", (50, 40), 255).save(masks / "00.png")
+    _one_line(_trained(pcs, photos, base, setting), "masks/00.png", "50x40", "as large as its photo")
+    _one_line(_trained(pcs, photos, base, f"components.{component}.masks=null"), "00.png", "no alpha channel")
+
+
+def test_captions_that_are_missing(pcs: Pcs, photos: Path, base: Path) -> None:
+    (photos / "00.txt").write_text("a {} on a table")
+    typed = _trained(pcs, photos, base, "components.captions={}")
+    _one_line(typed, "01.png, 02.png", "one for every photo")
+
+
+def test_a_preview_shows_photos_and_masks_and_trains_nothing(pcs: Pcs, photos: Path, base: Path) -> None:
+    words = ("train", "image", photos, "--noun", "dog", "--base", base, "--preview", "--json")
+    shown = pcs(*words, "--set", "components.masked_loss.masks=attention")
+    assert shown.code == 0, shown.err
+    assert len(shown.json["mask_areas"]) == 3
+    assert all(0 < area < 1 for area in shown.json["mask_areas"])
+    assert Image.open(shown.json["preview"]).size[1] > 3 * 160
+    assert pcs(*words).json["mask_areas"] is None
+    assert not Path("runs").exists()
+
+
 # -- the base folder -----------------------------------------------------------------------------------------
 
 

@@ -32,7 +32,12 @@ def test_recipe_trains_and_generates(name: str, base: Path, encoders: tuple[str,
         short = short.model_copy(update={"phases": [phase.model_copy(update={"steps": 1}) for phase in short.phases]})
     if (prior := short.component("prior_preservation")) and hasattr(prior, "count"):
         prior.count = 2
-    concept = Concept.from_folder(tiny.photos(tmp_path / "photos"), noun="dog", subject=short.data.subject)
+    if (moved := short.component("geometric_augmentation")) and hasattr(moved, "count"):
+        moved.count = 3
+    photos = tiny.photos(tmp_path / "photos")
+    for path in sorted(photos.iterdir()):
+        path.with_suffix(".txt").write_text("a cat {} a mug")
+    concept = Concept.from_folder(photos, noun="dog", subject=short.data.subject)
     machine = driver.machine(encoders, tmp_path / "cache")
     run = personalize.personalize(short, concept, tmp_path / "run", machine)
     weights = run.weights()

@@ -287,6 +287,8 @@ def test_spectral_shifts_are_what_the_paper_says(base: Path, tmp_path: Path) -> 
         {"lycoris": {"kind": "loha", "rank": 2, "layers": "attention+convolutions"}},
         {"lycoris": {"kind": "lokr", "rank": 2, "layers": "attention+convolutions"}},
         {"oft": {"block": 8}},
+        {"boft": {"block": 4}},
+        {"dora": {"rank": 2, "layers": "attention+convolutions"}},
     ],
 )
 def test_structured_adapters_begin_as_the_base_learn_and_reload_exactly(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -121,9 +122,45 @@ def test_a_run_of_two_subjects_is_written_and_opened_again(base: Path, machine: 
 
 
 def test_methods_of_one_subject_say_so(base: Path, machine: Machine, tmp_path: Path) -> None:
-    method = driver.method(base, components=[{"token_table": {"token": "<new>"}}], data={"subject": "<new>"}, **FEW)
-    with pytest.raises(PcsError, match=r"token_table: learns one subject at a time.*pcs merge"):
+    method = driver.method(base, components=[WORDS, "rank_one_edit"], data={"subject": "<new> {noun}"}, **FEW)
+    with pytest.raises(PcsError, match=r"rank_one_edit: learns one subject at a time.*pcs merge"):
         personalize(method, concept(tmp_path, "<new> {noun}"), tmp_path / "run", machine)
+
+
+LAYERED = [{"token_table": {"vectors": 2, "stages": 2}}, {"token_mapper": {"vectors": 2, "hidden": 8}}]
+
+
+@pytest.mark.parametrize("component", LAYERED)
+def test_words_for_every_layer_are_learned_together_and_merged(
+    component: dict[str, Any], base: Path, machine: Machine, tmp_path: Path
+) -> None:
+    settings = {"components": [component], "data": {"subject": "<new>"}} | FEW
+    pair = personalize(driver.method(base, **settings), concept(tmp_path, "<new>"), tmp_path / "pair", machine)
+    weights = pair.weights()
+    twins = [(name, f"{name}.2") for name in weights if f"{name}.2" in weights]
+    assert len(twins) == len(weights) / 2
+    assert any(not torch.equal(weights[one], weights[other]) for one, other in twins)
+    alone = [
+        personalize(driver.method(base, **settings), one, tmp_path / one.noun, machine)
+        for one in (replace(each, phrase="<new>") for each in concept(tmp_path, "<new>").subjects)
+    ]
+    together = Together.of([Share(run) for run in alone]).merged(machine, Silent(), method="add").studio(machine)
+    assert [one.phrase for one in together.concept.subjects] == ["<new>", "<new-2>"]
+    for run, subject in zip(alone, together.concept.subjects, strict=True):
+        own = generate.of_studio(run.studio(machine), "a photo of a <new>", seed=0, index=0)
+        merged = generate.of_studio(together, subject.prompt("a photo of a {}"), seed=0, index=0)
+        assert own.tobytes() == merged.tobytes()
+
+
+def test_networks_of_words_from_other_seeds_do_not_merge(base: Path, machine: Machine, tmp_path: Path) -> None:
+    runs: list[Share] = []
+    for seed, one in enumerate(concept(tmp_path, "<new>").subjects):
+        settings: dict[str, Any] = {"components": LAYERED[1:], "data": {"subject": "<new>"}} | FEW
+        settings["train"] = settings.get("train", {}) | {"seed": seed}
+        method = driver.method(base, **settings)
+        runs.append(Share(personalize(method, replace(one, phrase="<new>"), tmp_path / one.noun, machine)))
+    with pytest.raises(PcsError, match="began from seed 1 and that of"):
+        Together.of(runs)
 
 
 # -- merged ------------------------------------------------------------------------------------------------------------

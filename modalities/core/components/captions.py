@@ -28,6 +28,11 @@ class Captions(Component):
 
     _prompts: list[str] = PrivateAttr(default_factory=list[str])
 
+    @property
+    def prompts(self) -> list[str]:
+        """The prompt of every photo of the concept."""
+        return self._prompts
+
     def prepare(self, studio: Studio) -> None:
         super().prepare(studio)
         if not studio.training:

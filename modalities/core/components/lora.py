@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Generator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from pydantic import Field
 
 from modalities.core.component import Component
-from modalities.core.peft_layers import ADAPTER, folded, learned
+from modalities.core.peft_layers import ADAPTER, ADAPTS, folded, learned
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -25,6 +25,8 @@ TEXT_LAYERS = ["q_proj", "k_proj", "v_proj", "out_proj"]
 
 class Lora(Component):
     """Adds `scale * B A` to chosen linear and convolution layers, `scale = alpha / rank`; B starts at zero."""
+
+    exclusive: ClassVar[str | None] = ADAPTS
 
     rank: Annotated[int, Field(gt=0)] = 16
     alpha: Annotated[float, Field(gt=0)] | None = None

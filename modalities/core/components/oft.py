@@ -24,4 +24,5 @@ class Oft(PeftComponent):
     def config(self, layers: list[str]) -> Any:
         from peft import OFTConfig
 
-        return OFTConfig(r=0, oft_block_size=self.block, target_modules=layers)
+        # PEFT's default is a series that is orthogonal only near the start.
+        return OFTConfig(r=0, oft_block_size=self.block, use_cayley_neumann=False, target_modules=layers)

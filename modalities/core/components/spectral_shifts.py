@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import PrivateAttr
 
 from modalities.core.component import Component
+from modalities.core.peft_layers import bare_layer
 
 if TYPE_CHECKING:
     from torch.nn import Parameter
@@ -39,7 +40,7 @@ class SpectralShifts(Component):
         super().prepare(studio)
         backbone = studio.backbone
         for name in backbone.select(self.layers):
-            layer = backbone.denoiser.get_submodule(name)
+            layer = bare_layer(backbone.denoiser, name, self.name)
             shifted = Shifted(layer.weight.detach())  # pyright: ignore
             parametrize.register_parametrization(layer, "weight", shifted, unsafe=True)
             self._shifts[f"{backbone.denoiser_part}.{name}"] = shifted.shift

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from pydantic import Field, PrivateAttr
 
 from modalities.core.component import Component
-from modalities.core.concept import numbered, phrase_of, require_word, spelled
+from modalities.core.concept import numbered, of_subject, phrase_of, require_word, spelled
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -51,7 +51,7 @@ class TextualInversion(Component):
                 start = (mean_output if self.start == "output" else mean_embedding)(tokenizer, encoder, text)
                 words = spelled(token, self.vectors)
                 rows = add_words(tokenizer, encoder, words, start.repeat(self.vectors, 1))
-                self._rows[name if number == 1 else f"{name}.{number}"] = rows
+                self._rows[of_subject(name, number)] = rows
         self._starts = {name: rows.detach().clone() for name, rows in self._rows.items()}
 
     def loss(self, step: Step, batch: Batch) -> Tensor | None:

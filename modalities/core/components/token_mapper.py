@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field, PrivateAttr
 
+from modalities.core.concept import of_subject
 from modalities.core.layered_token import LayeredToken
 
 if TYPE_CHECKING:
@@ -33,18 +34,22 @@ class TokenMapper(LayeredToken):
     keep: Annotated[int, Field(gt=0)] | None = None
     """Units to use while generating, fewer for more freedom from the photos; None for all."""
 
-    _mapper: NeuralMapper = PrivateAttr()
-    _norm: float = PrivateAttr()
+    _mappers: list[NeuralMapper] = PrivateAttr(default_factory=list)
+    _norms: list[float] = PrivateAttr(default_factory=list)
     _step_keeps: int | None = PrivateAttr(default=None)
 
     def prepare(self, studio: Studio) -> None:
+        from modalities.core.draws import seeded
         from modalities.core.neural_mapper import NeuralMapper
 
         super().prepare(studio)
-        start = self.start()
-        self._norm = float(start.norm())
-        mapper = NeuralMapper(self._text.layers, self.hidden, 2 * self.vectors, len(start))
-        self._mapper = mapper.to(studio.backbone.device)
+        for subject in studio.concept.subjects:
+            start = self.start(subject.noun)
+            self._norms.append(float(start.norm()))
+            # All begin alike, so that each can be what it was in a run of its own.
+            with seeded(studio.recipe.train.seed, "prepare", self.name):
+                mapper = NeuralMapper(self._text.layers, self.hidden, 2 * self.vectors, len(start))
+            self._mappers.append(mapper.to(studio.backbone.device))
 
     def batch(self, batch: Batch) -> Batch:
         """Decide how many units this step keeps."""
@@ -60,11 +65,16 @@ class TokenMapper(LayeredToken):
 
         # Looks and pictures are made without gradients, and with all units.
         keep = self._step_keeps if torch.is_grad_enabled() else self.keep
-        said = self._mapper(t / self.studio.backbone.schedule.length, keep)
-        unit = torch.nn.functional.normalize(said, dim=-1)
-        inside, past = unit.chunk(2, dim=2)
-        return Words(self._norm * inside, self.bypass * past if self.bypass else None)
+        time = t / self.studio.backbone.schedule.length
+        said = [torch.nn.functional.normalize(mapper(time, keep), dim=-1).chunk(2, dim=2) for mapper in self._mappers]
+        inside = [norm * own for norm, (own, _) in zip(self._norms, said, strict=True)]
+        past = torch.cat([self.bypass * own for _, own in said], dim=2) if self.bypass else None
+        return Words(torch.cat(inside, dim=2), past)
 
     def parameters(self) -> dict[str, Parameter]:
-        """Weights and biases of the network, by name."""
-        return dict(self._mapper.named_parameters())
+        """Weights and biases of the network, by name; of the second subject followed by `.2`, and so on."""
+        return {
+            of_subject(name, number): value
+            for number, mapper in enumerate(self._mappers, start=1)
+            for name, value in mapper.named_parameters()
+        }

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field, PrivateAttr
 
+from modalities.core.concept import of_subject
 from modalities.core.layered_token import LayeredToken
 
 if TYPE_CHECKING:
@@ -26,20 +27,23 @@ class TokenTable(LayeredToken):
     stages: Annotated[int, Field(gt=0, le=100)] = 1
     """Stretches of time, equally long, that have rows of their own."""
 
-    _table: Parameter = PrivateAttr()
+    _tables: list[Parameter] = PrivateAttr(default_factory=list)
 
     def prepare(self, studio: Studio) -> None:
         from torch.nn import Parameter
 
         super().prepare(studio)
-        self._table = Parameter(self.start().repeat(self.stages, self._text.layers, self.vectors, 1))
+        shape = (self.stages, self._text.layers, self.vectors, 1)
+        self._tables = [Parameter(self.start(one.noun).repeat(shape)) for one in studio.concept.subjects]
 
     def words(self, t: Tensor) -> Words:
+        import torch
+
         from modalities.core.layered_text import Words
 
         stage = (t * self.stages / self.studio.backbone.schedule.length).long().clamp(0, self.stages - 1)
-        return Words(self._table[stage])
+        return Words(torch.cat([table[stage] for table in self._tables], dim=2))
 
     def parameters(self) -> dict[str, Parameter]:
-        """`table` -> (stages, layers, vectors, width)."""
-        return {"table": self._table}
+        """`table` -> (stages, layers, vectors, width), of the second subject `table.2`, and so on."""
+        return {of_subject("table", number): table for number, table in enumerate(self._tables, start=1)}
