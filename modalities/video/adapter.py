@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from torch.nn import Parameter
 
     from modalities.core.studio import Studio
+    from modalities.video.backbone import VideoBackbone
 
 Source = Literal["photos", "frames", "clips"]
 """What one pass of a step looks at: photos of the subject, single frames of the clips, or whole clips."""
@@ -45,6 +46,8 @@ class Adapter(Component):
     """None means the rank, so that the scale is 1."""
     layers: str
     """Which layers of the denoiser: names of its selectors joined by "+", or "re:" and a regular expression."""
+    blocks: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)] | None = None
+    """Only the layers in these blocks of the denoiser, counted from 0 from its input to its output; None means all."""
     text_encoder: Annotated[int, Field(ge=0)] = 0
     """Rank on the attention of the text encoders; 0 leaves them alone."""
     weight: float = 1.0
@@ -54,11 +57,17 @@ class Adapter(Component):
         super().prepare(studio)
         if not (studio.training or self.kept):
             return
-        backbone = studio.backbone
+        layers = self.backbone.select_in(self.layers, self.blocks)
         for slot in self.slots():
-            self._add(backbone.denoiser, slot, self.rank, backbone.select(self.layers))
+            for denoiser in self.backbone.denoisers().values():
+                self._add(denoiser, slot, self.rank, layers)
             for encoder in self._text_encoders().values():
                 self._add(encoder, slot, self.text_encoder, TEXT_LAYERS)
+
+    @property
+    def backbone(self) -> VideoBackbone:
+        """The base, which takes clips."""
+        return self.studio.backbone  # pyright: ignore
 
     def slots(self) -> tuple[str, ...]:
         """Names of its LoRAs; most have one."""
@@ -78,8 +87,7 @@ class Adapter(Component):
 
     def networks(self) -> dict[str, nn.Module]:
         """The networks that it changes, by their name in the folder."""
-        backbone = self.studio.backbone
-        return {backbone.denoiser_part: backbone.denoiser} | self._text_encoders()
+        return self.backbone.denoisers() | self._text_encoders()
 
     def _add(self, network: nn.Module, slot: str, rank: int, layers: list[str]) -> None:
         from peft import LoraConfig, inject_adapter_in_model

@@ -19,8 +19,8 @@ from modalities.core.errors import PcsError, RunFailed, did_you_mean
 from modalities.video.adapter import Adapter
 
 if TYPE_CHECKING:
-    from modalities.core.backbone import Backbone
     from modalities.core.studio import Studio
+    from modalities.video.backbone import VideoBackbone
 
 FILES = {"photos": "appearance.safetensors", "clips": "motion.safetensors"}
 DOWN = re.compile(r"^(?P<layer>.+?)\.(?P<kind>lora_A|lora_down|lora\.down)(\.default)?\.weight$")
@@ -99,7 +99,7 @@ class Match:
         return f"{len(self.deltas)}/{self.total} modules matched"
 
 
-def match(file: LoraFile, backbone: Backbone) -> Match:
+def match(file: LoraFile, backbone: VideoBackbone) -> Match:
     """Find the layers of a base that a file changes, by name and shape.
 
     Raises:
@@ -145,9 +145,9 @@ def folded_in(matches: Sequence[tuple[Match, float]]) -> Generator[None]:
             layer.weight.data = weight
 
 
-def _layers(backbone: Backbone) -> dict[str, nn.Module]:
+def _layers(backbone: VideoBackbone) -> dict[str, nn.Module]:
     """Every layer with weights by its name in all tools' spelling; one that is tuned stands under its own name."""
-    parts: dict[str, nn.Module] = {backbone.denoiser_part: backbone.denoiser, **backbone.text_encoders}
+    parts: dict[str, nn.Module] = {**backbone.denoisers(), **backbone.text_encoders}
     found: dict[str, nn.Module] = {}
     for part, network in parts.items():
         for name, module in network.named_modules():

@@ -111,7 +111,7 @@ def bring(studio: Studio, guests: Sequence[Guest], host: Artifact) -> Company:
         files, own_phrase = _files(guest, host)
         phrase = phrase or own_phrase
         for file in files:
-            found = match(file, studio.backbone)
+            found = match(file, studio.backbone)  # pyright: ignore
             matches.append((found, guest.weight))
             left = f"; not here: {', '.join(found.unmatched[:3])}" if found.unmatched else ""
             remarks.append(f"{file.path}: {found}{left}")

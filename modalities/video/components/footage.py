@@ -41,9 +41,10 @@ class Footage(Component):
         super().prepare(studio)
         backbone = self.backbone
         backbone.require_frames(self.count)
+        backbone.require_side(studio.resolution)
         if studio.training and self.clips.clips:
             self._posterior = self._encoded("clip")
-            if backbone.frame_step > 1 and self._are_frames_needed():
+            if backbone.frames_per_latent > 1 and self._are_frames_needed():
                 self._stills = self._encoded("stills")
 
     def _are_frames_needed(self) -> bool:
