@@ -157,7 +157,7 @@ def customize(
     from modalities.video.session import VideoSession
 
     chosen = narrowed(chosen, photos=bool(concept.photos), clips=bool(concept.clips))
-    require_video_base(chosen.backbone, offline=machine.offline)
+    require_video_base(chosen, offline=machine.offline)
     for path, reason in concept.skipped:
         console.warn(f"{path.name} is skipped: it {reason}.")
     for warning in concept.warnings:
@@ -321,7 +321,7 @@ def generate(
         for remark in company.remarks:
             progress.note(remark)
         spelled = [(prompt, company.spell(prompt, artifact)) for prompt in prompts]
-        noise = read_inversion(artifact) if noise_prior else None
+        noise = read_inversion(artifact)
         progress.start("generating", len(spelled) * count)
         with company.in_place():
             for given, prompt in spelled:

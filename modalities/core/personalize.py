@@ -126,7 +126,8 @@ def plan(
 def _studio(recipe: Recipe, concept: Concept, machine: Machine, progress: Progress | None) -> Studio:
     if progress:
         progress.start(f"loading {recipe.backbone}", 0)
-    backbone = bases.load(bases.resolve(recipe.backbone), machine.device, offline=machine.offline)
+    base = bases.resolve(recipe.backbone)
+    backbone = bases.load(base, machine.device, offline=machine.offline, modality=recipe.modality)
     return Studio(backbone, concept, recipe, training=True, cache=machine.cache, progress=progress)
 
 

@@ -1,45 +1,32 @@
-"""Named LoRAs beside each other in one network, each on or off from pass to pass, and what a pass is."""
+"""Named LoRAs beside each other in one network, each on or off from pass to pass."""
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Generator, Iterable, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field
 
-from modalities.core.component import Component
 from modalities.core.peft_layers import learned, tuned_layers
+from modalities.video.learner import Learner
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
     from torch.nn import Parameter
 
     from modalities.core.studio import Studio
-    from modalities.video.backbone import VideoBackbone
 
-Source = Literal["photos", "frames", "clips"]
-"""What one pass of a step looks at: photos of the subject, single frames of the clips, or whole clips."""
-SOURCES: tuple[Source, ...] = ("photos", "frames", "clips")
 TEXT_LAYERS = ["q_proj", "k_proj", "v_proj", "out_proj"]
 
 
-def source_of(part: Component) -> Source:
-    """What a component learns from; those of the core learn from photos."""
-    return getattr(part, "source", "photos")
-
-
-class Adapter(Component):
+class Adapter(Learner):
     """A LoRA (Hu et al., ICLR 2022, https://arxiv.org/abs/2106.09685) with a name, a source and passes of its own.
 
     It is out of the network but in the passes of `present` and while sampling; an adapter that is not `kept` is dropped
     after training.
     """
-
-    source: ClassVar[Source]
-    present: ClassVar[frozenset[Source]]
-    kept: ClassVar[bool] = True
 
     rank: Annotated[int, Field(gt=0)] = 32
     alpha: Annotated[float, Field(gt=0)] | None = None
@@ -50,8 +37,6 @@ class Adapter(Component):
     """Only the layers in these blocks of the denoiser, counted from 0 from its input to its output; None means all."""
     text_encoder: Annotated[int, Field(ge=0)] = 0
     """Rank on the attention of the text encoders; 0 leaves them alone."""
-    weight: float = 1.0
-    """How strongly it works while sampling."""
 
     def prepare(self, studio: Studio) -> None:
         super().prepare(studio)
@@ -63,11 +48,6 @@ class Adapter(Component):
                 self._add(denoiser, slot, self.rank, layers)
             for encoder in self._text_encoders().values():
                 self._add(encoder, slot, self.text_encoder, TEXT_LAYERS)
-
-    @property
-    def backbone(self) -> VideoBackbone:
-        """The base, which takes clips."""
-        return self.studio.backbone  # pyright: ignore
 
     def slots(self) -> tuple[str, ...]:
         """Names of its LoRAs; most have one."""
@@ -114,6 +94,14 @@ class Adapter(Component):
             for part, network in networks.items()
             for name, value in learned(network, slot).items()
         }
+
+    def portable(self) -> dict[str, Tensor]:
+        """The scale is multiplied into B, as other tools expect it."""
+        found = super().portable()
+        return {name: value * self.scale if ".lora_B." in name else value for name, value in found.items()}
+
+    def told(self) -> dict[str, object]:
+        return {"rank": self.rank, "layers": self.layers}
 
     @contextmanager
     def sampling(self, pipeline: Any) -> Generator[None]:

@@ -20,6 +20,8 @@ BLOCK = re.compile(r"^(down_blocks|mid_block|up_blocks|transformer_blocks|blocks
 class VideoBackbone(Backbone):
     """What all text-to-video families share. Latents of clips are `(B, C, F, h, w)`, of pictures `(B, C, h, w)`."""
 
+    makes_clips: ClassVar[bool] = True
+    """Whether it draws clips by itself, and not only after a component has made its frames see each other."""
     frames_per_latent: ClassVar[int] = 1
     """After the first, so many frames are packed into one latent."""
     frame_step: ClassVar[int] = 1

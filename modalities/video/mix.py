@@ -134,7 +134,7 @@ def _files(guest: Guest, host: Artifact) -> tuple[list[LoraFile], str | None]:
                 f"--with {guest.path}: was trained on {run.recipe().backbone}, {host.folder} on "
                 f"{host.recipe().backbone}; appearance and motion must be of one base."
             )
-        paths = [guest.path / name for name in FILES.values()]
+        paths = [guest.path / name for name in dict.fromkeys(FILES.values())]
     else:
         paths = [guest.path / IMAGE_LORA]
     return [read(path) for path in paths if path.is_file()], phrase

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 from pydantic import Field, PrivateAttr
 
 from modalities.core.component import Component
-from modalities.video.adapter import Source, source_of
+from modalities.video.learner import Source, source_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -33,6 +33,8 @@ class Footage(Component):
     """Seconds; where to begin in each clip."""
     stop: Annotated[float, Field(gt=0)] | None = None
     """Seconds; where to end."""
+    appearance_invariant: bool = False
+    """Leave out of captions where it happens, so that the motion is not tied to the place (VMC's prompts)."""
 
     _posterior: Posterior | None = PrivateAttr(default=None)
     _stills: Posterior | None = PrivateAttr(default=None)
@@ -43,9 +45,16 @@ class Footage(Component):
         backbone.require_frames(self.count)
         backbone.require_side(studio.resolution)
         if studio.training and self.clips.clips:
+            self._tell()
             self._posterior = self._encoded("clip")
             if backbone.frames_per_latent > 1 and self._are_frames_needed():
                 self._stills = self._encoded("stills")
+
+    def _tell(self) -> None:
+        """Say what is learned in place of a caption."""
+        for number, said in enumerate(self.clips.captions):
+            if self.caption(number) != said:
+                self.studio.progress.note(f'the clip "{said}" is learned as "{self.caption(number)}"')
 
     def _are_frames_needed(self) -> bool:
         return any(source_of(part) == "frames" for part in self.studio.recipe.components)
@@ -70,6 +79,13 @@ class Footage(Component):
         """The distribution of the latents of all clips, `(N, C, F, h, w)`."""
         assert self._posterior is not None, "a studio that only generates holds no clips"
         return self._posterior
+
+    def caption(self, number: int) -> str:
+        """What a clip is learned as."""
+        from modalities.video.words import without_setting
+
+        said = self.clips.captions[number]
+        return without_setting(said) if self.appearance_invariant else said
 
     def chosen(self, number: int) -> tuple[int, ...]:
         """The frames that are taken of one clip."""
@@ -110,7 +126,7 @@ class Footage(Component):
     def clip_batch(self, step: int) -> Batch:
         """One whole clip with noise and time of its own."""
         row = self.which(step)
-        return self.studio.batch(self.posterior, [row], [self.clips.captions[row]], [step], purpose="clip")
+        return self.studio.batch(self.posterior, [row], [self.caption(row)], [step], purpose="clip")
 
     def frame_batch(self, step: int) -> Batch:
         """One frame of that clip, with the very noise that it has in the clip.
@@ -127,4 +143,4 @@ class Footage(Component):
     def _still_batch(self, stills: Posterior, step: int) -> Batch:
         clip = self.which(step)
         row = clip * self.count + self.studio.draws.pick("frame", step, self.count)
-        return self.studio.batch(stills, [row], [self.clips.captions[clip]], [step], purpose="frame")
+        return self.studio.batch(stills, [row], [self.caption(clip)], [step], purpose="frame")
