@@ -30,7 +30,6 @@ from modalities.video.concept import VideoConcept
 from modalities.video.generate import clip_of_studio, frames_of
 from modalities.video.learner import Learner, Source
 from modalities.video.report import write_report
-from modalities.video.sampler import inverted
 from modalities.video.trainer import VideoTrainer
 
 TIMES = 4
@@ -222,11 +221,8 @@ class VideoSession(Session):
 
     @cached_property
     def inversion(self) -> Tensor:
-        """The noise that each learned clip comes from under the base without words, as MotionDirector keeps it."""
-        posterior = self.trainer.footage.posterior
-        latents = (posterior.mean - posterior.shift) * posterior.scale
-        steps = self.studio.recipe.sample.steps
-        return torch.cat([inverted(self.backbone, one[None], [""], steps) for one in latents]).cpu()
+        """The noise that the learned clips come from."""
+        return self.trainer.footage.inversion()
 
     def _finals(self) -> list[tuple[str, list[Path], Tensor]]:
         """Each prompt with the files and the frames of what was made of it."""

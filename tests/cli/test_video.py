@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -151,6 +152,27 @@ def test_a_long_large_video_is_looked_at_in_bounded_memory(tmp_path: Path, monke
     assert clip.is_cut_short
     assert clip.small.nbytes < 21 * 64 * 64 * 3
     assert any("only its first 2 s" in line for line in clips.remarks(clip))
+
+
+@pytest.mark.slow
+def test_ten_minutes_of_4k_take_little_memory(pcs: Pcs, tmp_path: Path) -> None:
+    path = tmp_path / "long.mp4"
+    _ffmpeg("-f", "lavfi", "-i", "testsrc=s=3840x2160:r=1:d=600", "-preset", "ultrafast", path)
+    code = (
+        "import resource, sys; from pathlib import Path; from modalities.video.clips import read_clip;"
+        "clip = read_clip(Path(sys.argv[1])); clip.read(clip.choose(8), 64);"
+        "both = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN);"
+        "print(*(resource.getrusage(who).ru_maxrss // 1024 for who in both))"
+    )
+    done = subprocess.run([sys.executable, "-c", code, path], capture_output=True, text=True, check=True)
+    own, decoder = map(int, done.stdout.split())
+    assert own < 700, "megabytes, torch among them"
+    assert decoder < 1500, "megabytes: a few frames of 25, however long the video is"
+
+
+def test_a_file_with_sound_alone(pcs: Pcs, tmp_path: Path) -> None:
+    _ffmpeg("-f", "lavfi", "-i", "sine=d=1", tmp_path / "song.mp4")
+    _one_line(pcs("video", "inspect", "song.mp4"), "song.mp4", "is not a video")
 
 
 def test_without_ffmpeg(pcs: Pcs, clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -303,8 +325,8 @@ def test_the_noise_prior_and_the_seed_decide_the_bytes(pcs: Pcs, made: Path) -> 
 
     plain = clip()
     assert clip() == plain
-    assert clip("--noise-prior", 0) == plain
-    assert clip("--noise-prior", 0.5) != plain
+    assert clip("--noise-prior", 0.5) == plain, "as the recipe has it"
+    assert clip("--noise-prior", 0) != plain
     assert clip("--seed", 1) != plain
 
 

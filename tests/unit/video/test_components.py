@@ -204,6 +204,21 @@ def test_a_clip_is_learned_without_its_place_when_asked(atelier: Atelier) -> Non
     assert footage.clip_batch(0).prompts == ("a cat running",)
 
 
+def test_times_of_clips_are_drawn_towards_noise_when_asked(atelier: Atelier) -> None:
+    def times(**settings: float) -> list[int]:
+        studio = atelier.studio(
+            components=[{"footage": {"frames": 4, **settings}}, {"motion_lora": {"rank": 2}}],
+            phases=[{"learn": {"motion_lora": 0.01}, "steps": 1}],
+        )
+        footage = VideoTrainer(studio).footage
+        return [int(footage.clip_batch(step).t) for step in range(40)]
+
+    own, shifted = times(), times(noise_shift=4.0)
+    assert all(late > early for early, late in zip(own, shifted, strict=True))
+    assert np.mean(own) == pytest.approx(500, abs=30)
+    assert np.mean(shifted) > 680
+
+
 # -- adapters beside sublayers -------------------------------------------------------------------------------
 
 
