@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from pcs_cli.console import console
-from pcs_cli.options import Json, Offline, Out, Quiet, resume_command
+from pcs_cli.options import Json, Offline, Out, Quiet, resumable
 
 LORA = "image/dreambooth_lora"
 
@@ -52,7 +52,6 @@ def audit(
 
     machine = settings.load(offline=offline)
     from modalities.core.concept import checked_noun
-    from modalities.core.errors import Interrupted
     from modalities.core.files import require_writable
     from protect import audit as work
     from protect import folder
@@ -74,12 +73,8 @@ def audit(
     )
     place = out or machine.runs / f"audit-{protected.resolve().name}"
     require_writable(place, megabytes=100)
-    with console.progress() as progress:
-        try:
-            found = work.audit(question, place, machine.machine(), progress=progress)
-        except Interrupted as stopped:
-            stopped.resume = resume_command().removesuffix(" --resume")
-            raise
+    with console.progress() as progress, resumable(place, flag=""):
+        found = work.audit(question, place, machine.machine(), progress=progress)
     write_page(found, question, place)
     _tell(found, place)
 

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from rich.progress import Progress as RichProgress
     from rich.progress import TaskID
 
+    from modalities.core.concept import Concept
+
 PLAIN_SECONDS = 10.0
 
 
@@ -83,6 +85,14 @@ class Console:
         self.rich.print(f"[bold]{_escaped(title)}[/bold]")
         for name, value in rows.items():
             self.rich.print(f"  [dim]{name.ljust(width)}[/dim]  {_escaped(value)}")
+
+    def photos(self, concept: Concept) -> None:
+        """Say which files of a concept are not learned from, and what is doubtful about the others."""
+        for one in concept.subjects:
+            for path, reason in one.skipped:
+                self.warn(f"{path.name} is skipped: it {reason}.")
+            for warning in one.warnings:
+                self.warn(warning)
 
     def error(self, text: str, code: int) -> None:
         """Say what went wrong; with `--json` also on stdout."""
@@ -172,6 +182,11 @@ class Lines:
 
     def warn(self, text: str) -> None:
         self._console.warn(text)
+
+
+def minutes(seconds: float) -> str:
+    """A time to come, in words."""
+    return "under a minute" if seconds < 60 else f"about {seconds / 60:.0f} min"
 
 
 def _shown(values: dict[str, float]) -> str:

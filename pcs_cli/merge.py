@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from enum import StrEnum
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from pcs_cli.console import console
-from pcs_cli.options import Json, Offline, Out, Quiet
+from pcs_cli.options import Json, Offline, Out, Quiet, weighted
 
 if TYPE_CHECKING:
     from modalities.core.merge import Likeness, Together
@@ -94,9 +92,8 @@ def together(texts: list[str]) -> Together:
 
     shares: list[Share] = []
     for text in texts:
-        match = re.fullmatch(r"(.+):(-?\d*\.?\d+)", text)
-        run = Artifact.open(Path(match[1] if match else text))
-        shares.append(Share(run, float(match[2]) if match else 1.0))
+        path, weight = weighted(text)
+        shares.append(Share(Artifact.open(path), weight))
     return Together.of(shares)
 
 

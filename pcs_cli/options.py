@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 import sys
+from collections.abc import Generator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -24,8 +27,26 @@ Base = Annotated[
     typer.Option("--base", help="Base model: a name of `pcs base list`, a diffusers folder, or a Hub id."),
 ]
 Out = Annotated[Path | None, typer.Option("--out", "-o", help="Where to write.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on with the work in --out.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Show the plan and stop.")]
 
 
-def resume_command() -> str:
-    """The command that was typed, with --resume."""
-    return shlex.join(["pcs", *(word for word in sys.argv[1:] if word != "--resume"), "--resume"])
+def weighted(text: str) -> tuple[Path, float]:
+    """Read PATH or PATH:WEIGHT; the weight is 1 where none is given."""
+    match = re.fullmatch(r"(.+):(-?\d*\.?\d+)", text)
+    return (Path(match[1]), float(match[2])) if match else (Path(text), 1.0)
+
+
+@contextmanager
+def resumable(folder: Path, flag: str = "--resume") -> Generator[None]:
+    """Give an interruption of the work in `folder` the command that goes on: what was typed, --out and the flag."""
+    from modalities.core.errors import Interrupted
+
+    try:
+        yield
+    except Interrupted as stopped:
+        words = ["pcs", *(word for word in sys.argv[1:] if word != flag)]
+        if not {"--out", "-o"} & set(words) and not any(word.startswith("--out=") for word in words):
+            words += ["--out", str(folder)]
+        stopped.resume = shlex.join([*words, *([flag] if flag else [])])
+        raise

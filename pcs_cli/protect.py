@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pcs_cli.console import console
-from pcs_cli.options import Base, Json, Offline, Quiet, Set, resume_command
+from pcs_cli.console import console, minutes
+from pcs_cli.options import Base, DryRun, Json, Offline, Quiet, Resume, Set, resumable
 
 if TYPE_CHECKING:
     from protect.protect import Plan
@@ -29,9 +29,9 @@ def protect(
     ] = None,
     base: Base = None,
     changes: Set = [],  # noqa: B006
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with the work in --out.")] = False,
+    resume: Resume = False,
     strict: Annotated[bool, typer.Option("--strict", help="Start only if every picture can be protected.")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan and stop.")] = False,
+    dry_run: DryRun = False,
     offline: Offline = False,
     json: Json = False,
     quiet: Quiet = False,
@@ -56,7 +56,6 @@ def protect(
     machine = settings.load(offline=offline)
     from modalities.core import bases
     from modalities.core.concept import checked_noun
-    from modalities.core.errors import Interrupted
 
     chosen = _recipe(recipe, eps, base, changes)
     noun = checked_noun(noun)
@@ -68,22 +67,18 @@ def protect(
     if dry_run:
         _tell_plan(chosen, photos, out, work.plan(chosen, photos, out, place, noun=noun))
         return
-    with console.progress() as progress:
-        try:
-            record = work.protect(
-                chosen,
-                photos,
-                out,
-                place,
-                noun=noun,
-                resume=resume,
-                strict=strict,
-                progress=progress,
-                announce=lambda plan: _tell_plan(chosen, photos, out, plan),
-            )
-        except Interrupted as stopped:
-            stopped.resume = resume_command()
-            raise
+    with console.progress() as progress, resumable(out):
+        record = work.protect(
+            chosen,
+            photos,
+            out,
+            place,
+            noun=noun,
+            resume=resume,
+            strict=strict,
+            progress=progress,
+            announce=lambda plan: _tell_plan(chosen, photos, out, plan),
+        )
     _tell_result(record, out)
 
 
@@ -107,7 +102,6 @@ def _recipe(name: str, eps: float | None, base: str | None, changes: list[str]) 
 
 
 def _tell_plan(recipe: Protection, photos: Path, out: Path, plan: Plan) -> None:
-    minutes = "under a minute" if plan.seconds < 60 else f"about {plan.seconds / 60:.0f} min"
     console.facts(
         recipe.title,
         {
@@ -115,7 +109,7 @@ def _tell_plan(recipe: Protection, photos: Path, out: Path, plan: Plan) -> None:
             "base": recipe.backbone,
             "device": plan.device,
             "budget": f"{plan.levels:g} of 255 levels, on the saved file",
-            "plan": f"{plan.pushes} steps and {plan.trainings} of the surrogate a group, {minutes}, "
+            "plan": f"{plan.pushes} steps and {plan.trainings} of the surrogate a group, {minutes(plan.seconds)}, "
             f"{plan.memory_mb / 1000:.1f} GB memory",
             "writes": str(out),
         },

@@ -2,30 +2,25 @@
 
 from __future__ import annotations
 
-import shlex
-import sys
-from collections.abc import Generator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pcs_cli.console import console
-from pcs_cli.options import Base, Json, Offline, Out, Quiet, Set
+from pcs_cli.console import console, minutes
+from pcs_cli.options import Base, Json, Offline, Out, Quiet, Resume, Set, resumable
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+    from modalities.core.personalize import Plan
     from modalities.core.recipe import Recipe
     from modalities.core.studio import Studio
     from modalities.three_d.outputs import Handed
-    from modalities.three_d.session import ScenePlan
 
 app = typer.Typer(help="Make a 3D object of a subject: NeRF, turntable, GLB.", no_args_is_help=True)
 
 Run = Annotated[Path, typer.Argument(help="A run folder of `pcs 3d`.")]
-Resume = Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")]
 FEW_PHOTOS = 3
 
 
@@ -68,17 +63,14 @@ def dreambooth3d(
     from modalities.three_d.session import open_scene
 
     concept = Concept.from_folder(photos, noun=word, subject=subject_of(chosen))
-    for path, reason in concept.skipped:
-        console.warn(f"{path.name} is skipped: it {reason}.")
-    for warning in concept.warnings:
-        console.warn(warning)
+    console.photos(concept)
     if len(concept.photos) < FEW_PHOTOS:
         console.warn(
             "so few photos leave most sides of the subject unseen; what is not seen is what the class looks like."
         )
     folder = out or machine.runs / f"{photos.resolve().name}-3d"
     place = machine.machine()
-    with console.progress() as progress, _resumable(folder):
+    with console.progress() as progress, resumable(folder):
         notes = DreamBooth3D(chosen, concept, folder, place, progress).run(resume=resume)
         progress.start("drawing the turntable, meshing", 0)
         scene = open_scene(Artifact.open(folder / STAGES[-1]), place)
@@ -131,7 +123,7 @@ def dreamfusion(
     from modalities.three_d.session import open_scene, optimize
 
     place = machine.machine()
-    with console.progress() as progress, _resumable(folder):
+    with console.progress() as progress, resumable(folder):
         made = optimize(
             chosen,
             concept,
@@ -262,30 +254,15 @@ def _hand_over(scene: Studio, folder: Path, photos: list[Image]) -> Handed:
     return write_all(scene, Artifact(folder), photos)
 
 
-@contextmanager
-def _resumable(folder: Path) -> Generator[None]:
-    """Give an interruption the command that goes on."""
-    from modalities.core.errors import Interrupted
-
-    try:
-        yield
-    except Interrupted as stopped:
-        words = ["pcs", *(word for word in sys.argv[1:] if word != "--resume")]
-        if not {"--out", "-o"} & set(words) and not any(word.startswith("--out=") for word in words):
-            words += ["--out", str(folder)]
-        stopped.resume = shlex.join([*words, "--resume"])
-        raise
-
-
-def _tell_plan(recipe: Recipe, phrase: str, folder: Path, plan: ScenePlan) -> None:
-    minutes = "under a minute" if plan.seconds < 60 else f"about {plan.seconds / 60:.0f} min"
+def _tell_plan(recipe: Recipe, phrase: str, folder: Path, plan: Plan) -> None:
     console.facts(
         recipe.title,
         {
             "subject": phrase,
             "base": recipe.backbone,
             "device": plan.device,
-            "plan": f"{plan.steps} steps, {minutes}; the scene is {plan.learned:,} numbers",
+            "learns": f"{plan.learned:,} numbers, the scene",
+            "plan": f"{plan.steps} steps, {minutes(plan.seconds)}, {plan.memory_mb / 1000:.1f} GB memory",
             "writes": str(folder),
         },
     )

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import shlex
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pcs_cli.console import console
-from pcs_cli.options import Base, Json, Offline, Out, Quiet, Set
+from pcs_cli.console import console, minutes
+from pcs_cli.options import Base, DryRun, Json, Offline, Out, Quiet, Resume, Set, resumable
 
 if TYPE_CHECKING:
     from modalities.core.artifact import Artifact
@@ -41,8 +40,8 @@ def image(
     base: Base = None,
     changes: Set = [],  # noqa: B006
     out: Out = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan and stop.")] = False,
+    resume: Resume = False,
+    dry_run: DryRun = False,
     offline: Offline = False,
     json: Json = False,
     quiet: Quiet = False,
@@ -63,7 +62,7 @@ def image(
     from modalities.core import bases
     from modalities.core import recipe as recipes
     from modalities.core.concept import Concept, checked_noun
-    from modalities.core.errors import Interrupted, PcsError
+    from modalities.core.errors import PcsError
 
     if len(noun) != len(photos):
         raise PcsError(f"--noun is given {len(noun)} times for {len(photos)} folders; give one for each, in order.")
@@ -80,7 +79,7 @@ def image(
             for number, (folder, word) in enumerate(zip(photos, nouns, strict=True), start=1)
         ]
     )
-    _tell_photos(concept)
+    console.photos(concept)
     folder = out or machine.runs / ("-".join(one.resolve().name for one in photos) or "run")
 
     from modalities.core import personalize
@@ -89,33 +88,20 @@ def image(
     if dry_run:
         _tell_plan(chosen, concept, folder, personalize.plan(chosen, concept, place))
         return
-    with console.progress() as progress:
-        try:
-            run = personalize.personalize(
-                chosen,
-                concept,
-                folder,
-                place,
-                resume=resume,
-                progress=progress,
-                announce=lambda plan: _tell_plan(chosen, concept, folder, plan),
-            )
-        except Interrupted as stopped:
-            stopped.resume = resume_command(folder)
-            raise
+    with console.progress() as progress, resumable(folder):
+        run = personalize.personalize(
+            chosen,
+            concept,
+            folder,
+            place,
+            resume=resume,
+            progress=progress,
+            announce=lambda plan: _tell_plan(chosen, concept, folder, plan),
+        )
     _tell_result(run)
 
 
-def _tell_photos(concept: Concept) -> None:
-    for one in concept.subjects:
-        for path, reason in one.skipped:
-            console.warn(f"{path.name} is skipped: it {reason}.")
-        for warning in one.warnings:
-            console.warn(warning)
-
-
 def _tell_plan(recipe: Recipe, concept: Concept, folder: Path, plan: Plan) -> None:
-    minutes = "under a minute" if plan.seconds < 60 else f"about {plan.seconds / 60:.0f} min"
     console.facts(
         recipe.title,
         {
@@ -123,7 +109,7 @@ def _tell_plan(recipe: Recipe, concept: Concept, folder: Path, plan: Plan) -> No
             "base": recipe.backbone,
             "device": plan.device,
             "learns": f"{plan.learned:,} numbers in {', '.join(plan.learners)}",
-            "plan": f"at most {plan.steps} steps, {minutes}, {plan.memory_mb / 1000:.1f} GB memory",
+            "plan": f"at most {plan.steps} steps, {minutes(plan.seconds)}, {plan.memory_mb / 1000:.1f} GB memory",
             "writes": f"{folder}, up to {plan.disk_mb:.0f} MB",
         },
     )
@@ -153,11 +139,3 @@ def _tell_result(run: Artifact) -> None:
             f'next           pcs generate {shlex.quote(str(run.folder))} "a {slots} in the snow" -n 4',
         ],
     )
-
-
-def resume_command(folder: Path) -> str:
-    """The command that was typed, with --out and --resume."""
-    words = ["pcs", *(word for word in sys.argv[1:] if word != "--resume")]
-    if not {"--out", "-o"} & set(words) and not any(word.startswith("--out=") for word in words):
-        words += ["--out", str(folder)]
-    return shlex.join([*words, "--resume"])

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pcs_cli.console import console
-from pcs_cli.options import Base, Json, Offline, Out, Quiet, Set
+from pcs_cli.console import console, minutes
+from pcs_cli.options import Base, DryRun, Json, Offline, Out, Quiet, Resume, Set, resumable, weighted
 from pcs_cli.video_eval import evaluate
 
 if TYPE_CHECKING:
@@ -127,8 +127,8 @@ def customize(
     base: Base = None,
     changes: Set = [],  # noqa: B006
     out: Out = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan and stop.")] = False,
+    resume: Resume = False,
+    dry_run: DryRun = False,
     offline: Offline = False,
     json: Json = False,
     quiet: Quiet = False,
@@ -147,7 +147,7 @@ def customize(
     from modalities.core import personalize
     from modalities.core import recipe as recipes
     from modalities.core.artifact import Artifact
-    from modalities.core.errors import Interrupted, PcsError
+    from modalities.core.errors import PcsError
 
     chosen = recipes.load(recipe, recipes.changes_of(changes), backbone=base)
     if chosen.modality != "video":
@@ -158,10 +158,7 @@ def customize(
 
     chosen = narrowed(chosen, photos=bool(concept.photos), clips=bool(concept.clips))
     require_video_base(chosen, offline=machine.offline)
-    for path, reason in concept.skipped:
-        console.warn(f"{path.name} is skipped: it {reason}.")
-    for warning in concept.warnings:
-        console.warn(warning)
+    console.photos(concept)
     folder = out or machine.runs / "-".join(_names(photos, clip or []))
     if resume:
         require_same_clips(Artifact(folder), concept)
@@ -171,23 +168,17 @@ def customize(
             made = personalize.plan(chosen, concept, place, progress, VideoSession)
         _tell_plan(chosen, concept, folder, made)
         return
-    with console.progress() as progress:
-        try:
-            run = personalize.personalize(
-                chosen,
-                concept,
-                folder,
-                place,
-                resume=resume,
-                progress=progress,
-                announce=lambda plan: _tell_plan(chosen, concept, folder, plan),
-                session=VideoSession,
-            )
-        except Interrupted as stopped:
-            from pcs_cli.train import resume_command
-
-            stopped.resume = resume_command(folder)
-            raise
+    with console.progress() as progress, resumable(folder):
+        run = personalize.personalize(
+            chosen,
+            concept,
+            folder,
+            place,
+            resume=resume,
+            progress=progress,
+            announce=lambda plan: _tell_plan(chosen, concept, folder, plan),
+            session=VideoSession,
+        )
     _tell_result(run, concept)
 
 
@@ -225,7 +216,6 @@ def _concept(
 
 
 def _tell_plan(recipe: Recipe, concept: VideoConcept, folder: Path, plan: Plan) -> None:
-    minutes = "under a minute" if plan.seconds < 60 else f"about {plan.seconds / 60:.0f} min"
     subject = {"subject": f"{concept.phrase}, {len(concept.photos)} photos"} if concept.photos else {}
     motion = {"motion": "; ".join(dict.fromkeys(concept.captions))} if concept.clips else {}
     console.facts(
@@ -236,7 +226,7 @@ def _tell_plan(recipe: Recipe, concept: VideoConcept, folder: Path, plan: Plan) 
             "base": recipe.backbone,
             "device": plan.device,
             "learns": f"{plan.learned:,} numbers in {', '.join(plan.learners)}",
-            "plan": f"{plan.steps} steps, {minutes}, {plan.memory_mb / 1000:.1f} GB memory",
+            "plan": f"{plan.steps} steps, {minutes(plan.seconds)}, {plan.memory_mb / 1000:.1f} GB memory",
             "writes": f"{folder}, up to {plan.disk_mb:.0f} MB",
         },
     )
@@ -310,7 +300,7 @@ def generate(
 
     artifact = Artifact.open(run)
     mix.require_video(artifact)
-    others = [mix.parse(text) for text in beside or []]
+    others = [mix.Guest(*weighted(text)) for text in beside or []]
     folder = out or run / "clips"
     require_writable(folder, megabytes=5)
     written: list[Path] = []

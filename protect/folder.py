@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -11,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from modalities.core import media
+from modalities.core import files, media
 from modalities.core.errors import PcsError
 from modalities.core.files import fingerprint, write_json
 from protect import picture
@@ -177,15 +176,7 @@ def read_record(folder: Path) -> dict[str, Any] | None:
         PcsError: it is damaged, or of another version.
     """
     path = folder / RECORD
-    if not path.is_file():
-        return None
-    try:
-        record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise PcsError(f"{path}: cannot be read ({error}).") from error
-    if record.get("format") != FORMAT:
-        raise PcsError(f"{path}: was written by another version of pcs; install the one it names.")
-    return record
+    return files.read_record(path, FORMAT) if path.is_file() else None
 
 
 def write_record(folder: Path, record: dict[str, Any]) -> None:
@@ -195,6 +186,6 @@ def write_record(folder: Path, record: dict[str, Any]) -> None:
 
 def already_protected(photos: Path, entries: tuple[Entry, ...]) -> list[str]:
     """Names of photos that a `protect.json` beside them says are protected files."""
-    record = read_record(photos) if (photos / RECORD).is_file() else None
+    record = read_record(photos)
     made = {one["digest"] for one in record["files"].values()} if record else set[str]()
     return [entry.name for entry in entries if entry.digest in made]

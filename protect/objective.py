@@ -18,7 +18,7 @@ from modalities.core.errors import PcsError, did_you_mean
 from modalities.core.media import square
 from modalities.core.schedule import Schedule
 from modalities.core.step import Step
-from protect.recipe import Term
+from protect.recipe import Ascent, Term
 
 PATTERN_TILES = 8
 
@@ -109,7 +109,7 @@ def total(terms: list[Term], seen: Seen) -> Tensor:
     return torch.stack(parts).sum()
 
 
-def checked(terms: list[Term], gradient: str) -> None:
+def checked(terms: list[Term], ascent: Ascent) -> None:
     """Check that there are such terms, and that the gradient's way passes what they need.
 
     Raises:
@@ -119,10 +119,12 @@ def checked(terms: list[Term], gradient: str) -> None:
         where = f"objective.{number}"
         if term.term not in TERMS:
             raise PcsError(f'{where}.term: unknown "{term.term}"; {did_you_mean(term.term, TERMS)}')
-        if gradient == "encoder" and term.term not in OF_ENCODER:
+        if ascent.gradient == "encoder" and term.term not in OF_ENCODER:
             raise PcsError(f"{where}.term: {term.term} asks the denoiser, which ascent.gradient=encoder does not.")
-        if gradient == "vae_only" and term.term not in OF_ENCODER | {"denoise"}:
+        if ascent.gradient == "vae_only" and term.term not in OF_ENCODER | {"denoise"}:
             raise PcsError(f"{where}.term: ascent.gradient=vae_only has no gradient of {term.term}.")
+        if ascent.start == "zero" and {term.term for term in terms} == {"latent_shift"}:
+            raise PcsError(f"{where}.term: latent_shift has no gradient at the photo itself; set ascent.start=random.")
         if term.image is not None and not term.image.is_file():
             raise PcsError(f"{where}.image: there is no file {term.image}.")
 

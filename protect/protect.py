@@ -84,7 +84,7 @@ def protect(
         Interrupted: stopped by a signal; the state is saved.
     """
     progress = progress or Silent()
-    objective.checked(recipe.objective, recipe.ascent.gradient)
+    objective.checked(recipe.objective, recipe.ascent)
     found = look(photos, out, recipe)
     _require_new(out, resume)
     if strict and found.skipped:
@@ -105,7 +105,7 @@ def protect(
 
 def plan(recipe: Protection, photos: Path, out: Path, machine: Machine, *, noun: str = "person") -> Plan:
     """Load everything, try the first steps, and say what the work would take; nothing is written but the cache."""
-    objective.checked(recipe.objective, recipe.ascent.gradient)
+    objective.checked(recipe.objective, recipe.ascent)
     found = look(photos, out, recipe)
     return _plan(recipe, found, _surrogate(recipe, found, noun, machine, Silent()), machine)
 

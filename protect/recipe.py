@@ -45,7 +45,7 @@ class Term(Section):
     """One part of what the ascent is after."""
 
     term: str
-    """A file of `protect/terms`."""
+    """A function of `protect/objective.py`."""
     goal: Literal["max", "min"] = "max"
     weight: Annotated[float, Field(gt=0)] = 1.0
     image: Path | None = None

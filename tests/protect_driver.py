@@ -45,7 +45,6 @@ def protect(out: Path, base: Path, photos: Path, resume: bool = False) -> dict[s
     """Protect `photos` into `out`."""
     made = recipe.parse(json.dumps(METHOD | {"backbone": str(base)}), "test")
     assert isinstance(made, Protection)
-    work.CHECKPOINT_SECONDS = 0.0
     return work.protect(made, photos, out, driver.machine(("", ""), out.parent / "cache"), noun="mug", resume=resume)
 
 
@@ -63,4 +62,5 @@ if __name__ == "__main__":
         return result
 
     setattr(owner, name, dying)
+    work.CHECKPOINT_SECONDS = 0.0
     protect(Path(place), Path(base_folder), Path(photo_folder))

@@ -13,7 +13,7 @@ from modalities.core import media
 from modalities.core import recipe as recipes
 from modalities.core.concept import Concept
 from modalities.core.errors import PcsError
-from modalities.core.files import replacing, write_json, write_text
+from modalities.core.files import read_record, replacing, write_json, write_text
 from modalities.core.media import Photo
 from modalities.core.recipe import Recipe
 
@@ -98,14 +98,7 @@ class Artifact:
         Raises:
             PcsError: it cannot be read, or a newer pcs wrote it.
         """
-        path = self.folder / "run.json"
-        try:
-            about: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise PcsError(f"{path}: cannot be read ({error}).") from error
-        if about.get("format") != FORMAT:
-            raise PcsError(f"{path}: was written by another version of pcs; install the one it names.")
-        return about
+        return read_record(self.folder / "run.json", FORMAT)
 
     def recipe(self, changes: dict[str, Any] | None = None) -> Recipe:
         """The resolved recipe of the run, with `changes` of what works while generating."""

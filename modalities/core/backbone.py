@@ -134,6 +134,21 @@ class Backbone(ABC):
     ) -> Float[Tensor, "b ..."]:
         """Ask the denoiser; what the numbers mean is the schedule's business."""
 
+    def last_hidden_states(self, prompts: Sequence[str]) -> Conditioning:
+        """Encode prompts as the bases with one CLIP text encoder do: what its last layer says at every place."""
+        tokenizer, encoder = self.tokenizers["text_encoder"], self.text_encoders["text_encoder"]
+        # A token of several vectors is spelled out, as the pipeline itself does.
+        spelled = [self._pipeline.maybe_convert_prompt(prompt, tokenizer) for prompt in prompts]
+        tokens = tokenizer(
+            spelled,
+            padding="max_length",
+            truncation=True,
+            max_length=tokenizer.model_max_length,
+            return_tensors="pt",
+        )
+        hidden = encoder(tokens.input_ids.to(self.device))[0]
+        return Conditioning({"encoder_hidden_states": hidden})
+
     def conditioning(self, prompts: Sequence[str]) -> Conditioning:
         """Encode prompts, each different one once; while no text encoder learns, once for good."""
         unique = tuple(dict.fromkeys(prompts))

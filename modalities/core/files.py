@@ -50,6 +50,30 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 
+def read_json(path: Path) -> Any:
+    """Read what `write_json` wrote.
+
+    Raises:
+        PcsError: it cannot be read, or is no JSON.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise PcsError(f"{path}: cannot be read ({error}).") from error
+
+
+def read_record(path: Path, version: int) -> dict[str, Any]:
+    """Read a JSON object that names the version of its format.
+
+    Raises:
+        PcsError: it cannot be read, or is of another version.
+    """
+    record = read_json(path)
+    if not isinstance(record, dict) or record.get("format") != version:
+        raise PcsError(f"{path}: was written by another version of pcs; install the one it names.")
+    return record
+
+
 def sync_folder(folder: Path) -> None:
     """Make a rename inside `folder` durable."""
     descriptor = os.open(folder, os.O_RDONLY)

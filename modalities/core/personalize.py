@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +46,8 @@ def personalize(
     resume: bool = False,
     progress: Progress | None = None,
     announce: Callable[[Plan], None] | None = None,
-    session: type[Session] | None = None,
+    session: Callable[[Artifact, Studio, Machine], Session] | None = None,
+    opened: Callable[[], AbstractContextManager[Studio]] | None = None,
 ) -> Artifact:
     """Learn a concept by a recipe; leave a run folder that generates.
 
@@ -57,6 +60,7 @@ def personalize(
         progress: told where the work stands.
         announce: called with the plan before the first step.
         session: how a modality trains, looks and finishes; None is for pictures.
+        opened: gives the studio to work in; None is one over the recipe's base.
 
     Raises:
         PcsError: something is wrong with what was given; nothing was started.
@@ -71,18 +75,18 @@ def personalize(
         if run.exists() and run.about()["state"] == "finished":
             run.require_same(recipe, concept, run.about()["base_fingerprint"])
             return run
-        studio = _studio(recipe, concept, machine, progress)
-        if run.exists():
-            run.require_same(recipe, concept, studio.backbone.fingerprint)
-        work = (session or Session)(run, studio, machine)
-        made = work.plan()
-        require_writable(folder, made.disk_mb)
-        if announce:
-            announce(made)
-        work.prepare()
-        if not run.exists():
-            run.begin(recipe, concept, studio.backbone.fingerprint)
-        work.train()
+        with (opened or partial(_base, recipe, concept, machine, progress))() as studio:
+            if run.exists():
+                run.require_same(recipe, concept, studio.backbone.fingerprint)
+            work = (session or Session)(run, studio, machine)
+            made = work.plan()
+            require_writable(folder, made.disk_mb)
+            if announce:
+                announce(made)
+            work.prepare()
+            if not run.exists():
+                run.begin(recipe, concept, studio.backbone.fingerprint)
+            work.train()
     return run
 
 
@@ -116,19 +120,22 @@ def plan(
     concept: Concept,
     machine: Machine,
     progress: Progress | None = None,
-    session: type[Session] | None = None,
+    session: Callable[[Artifact, Studio, Machine], Session] | None = None,
+    opened: Callable[[], AbstractContextManager[Studio]] | None = None,
 ) -> Plan:
     """Load everything, try two steps, and say what the run would take; nothing is written but the cache."""
-    studio = _studio(recipe, concept, machine, progress)
-    return (session or Session)(Artifact(Path()), studio, machine).plan()
+    with (opened or partial(_base, recipe, concept, machine, progress))() as studio:
+        return (session or Session)(Artifact(Path()), studio, machine).plan()
 
 
-def _studio(recipe: Recipe, concept: Concept, machine: Machine, progress: Progress | None) -> Studio:
+@contextmanager
+def _base(recipe: Recipe, concept: Concept, machine: Machine, progress: Progress | None) -> Generator[Studio]:
+    """A studio over the recipe's base."""
     if progress:
         progress.start(f"loading {recipe.backbone}", 0)
     base = bases.resolve(recipe.backbone)
     backbone = bases.load(base, machine.device, offline=machine.offline, modality=recipe.modality)
-    return Studio(backbone, concept, recipe, training=True, cache=machine.cache, progress=progress)
+    yield Studio(backbone, concept, recipe, training=True, cache=machine.cache, progress=progress)
 
 
 class Session:
@@ -290,18 +297,21 @@ class Session:
         assert kept is not None
         self.studio.set_learning({})
         self.studio.load(read_tensors(self.run.weights_file)[0])
-        about = self.run.about() | {
+        portable = export(self.studio, self.run.portable)
+        finals = self.validation.final(FINAL_IMAGES)
+        about = self._about() | {"kept_step": kept.step, "kept": kept.line(), "portable": portable}
+        write_report(self.run, self.studio, finals, about)
+        self._close(about)
+
+    def _about(self) -> dict[str, Any]:
+        """What `run.json` says of a run whose work is done."""
+        return self.run.about() | {
             "state": "finished",
             "steps": self.trainer.step,
-            "kept_step": kept.step,
-            "kept": kept.line(),
-            "portable": export(self.studio, self.run.portable),
-        }
-        finals = self.validation.final(FINAL_IMAGES)
-        about |= {
             "seconds": round(time.monotonic() - self._started, 1),
             "peak_memory_mb": round(peak_memory_mb(self.studio.backbone.device.type)),
         }
-        write_report(self.run, self.studio, finals, about)
+
+    def _close(self, about: dict[str, Any]) -> None:
         self.run.write_about(about)
         self.run.checkpoint_file.unlink(missing_ok=True)

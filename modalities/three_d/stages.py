@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -11,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from modalities.core.errors import PcsError
-from modalities.core.files import fingerprint, write_json
+from modalities.core.files import fingerprint, read_json, write_json
 
 
 @dataclass(frozen=True)
@@ -67,9 +66,9 @@ def _told(place: Path) -> dict[str, Any] | None:
     if not path.is_file():
         return None
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise PcsError(f"{path}: is damaged ({error}); delete the folder {place} to make the stage again.") from error
+        return read_json(path)
+    except PcsError as error:
+        raise PcsError(f"{error} Delete the folder {place} to make the stage again.") from error
 
 
 def _require_unchanged(place: Path, stage: Stage, told: dict[str, Any], later: list[str]) -> None:

@@ -13,6 +13,7 @@ from modalities.core.draws import generator
 from modalities.core.step import Batch, denoise
 from modalities.core.studio import Studio
 from modalities.core.trainer import Trainer
+from modalities.three_d.cameras import turntable
 from modalities.three_d.components.nerf import Nerf
 from modalities.three_d.components.orbit import Orbit
 from modalities.three_d.components.reconstruction import Reconstruction
@@ -20,6 +21,8 @@ from modalities.three_d.components.surroundings import Surroundings
 from modalities.three_d.part import ScenePart, part_of, progress_at
 from modalities.three_d.pseudo_views import PseudoViews
 from modalities.three_d.renderer import Rendering
+
+PREVIEWS, PREVIEW_SIDE = 8, 64
 
 
 class SceneTrainer(Trainer):
@@ -100,18 +103,28 @@ class SceneTrainer(Trainer):
             wanted = functional.interpolate(wanted, (side, side), mode="bilinear", antialias=True)
         return Reconstruction.distance(seen.colours, wanted)
 
-    def seconds_per_step(self) -> float:
-        """Time one step after another; leaves no trace."""
-        self.studio.set_learning(self.phases[-1].learn)
-        seconds = 0.0
-        for _ in range(2):
-            started = time.monotonic()
-            self.loss(self.batch()).backward()
-            seconds = time.monotonic() - started
-        for _, value in self.studio.parameters():
-            value.grad = None
+    def state(self) -> dict[str, Tensor]:
+        balance = {} if self.balance is None else {"balance": torch.tensor(self.balance, dtype=torch.float64)}
+        return super().state() | balance
+
+    def restore(self, step: int, tensors: dict[str, Tensor]) -> None:
+        super().restore(step, tensors)
+        self.balance = float(tensors["balance"]) if "balance" in tensors else None
+
+    def probe(self) -> tuple[float, float]:
+        found = super().probe()
         self.balance = None
-        return seconds
+        return found
+
+    def seconds_per_preview(self) -> float:
+        started = time.monotonic()
+        self.preview()
+        return time.monotonic() - started
+
+    def preview(self) -> Tensor:
+        """The scene from all around, small: `(8, 3, 64, 64)` in [0, 1]."""
+        with torch.no_grad():
+            return self.nerf.draw(turntable(PREVIEWS), PREVIEW_SIDE).colours
 
     def rendering(self, positions: range, place: int) -> Rendering:
         """What items `positions` of the run show."""

@@ -22,10 +22,18 @@ IMAGE_LORA = Path("portable") / "lora-diffusers.safetensors"
 
 @dataclass(frozen=True)
 class Guest:
-    """A run folder or a LoRA file, and how strongly it is to work."""
+    """A run folder or a LoRA file, and how strongly it is to work.
+
+    Raises:
+        PcsError: there is no such folder or file.
+    """
 
     path: Path
     weight: float
+
+    def __post_init__(self) -> None:
+        if not self.path.exists():
+            raise PcsError(f"--with {self.path}: is not there; give a run folder or a .safetensors LoRA.")
 
 
 @dataclass(frozen=True)
@@ -64,22 +72,6 @@ class Company:
                 "or add --with a run that learned from photos."
             )
         return fill(prompt, phrase)
-
-
-def parse(text: str) -> Guest:
-    """Read RUN or RUN:WEIGHT.
-
-    Raises:
-        PcsError: there is no such run or file.
-    """
-    name, _, tail = text.rpartition(":")
-    try:
-        guest = Guest(Path(name), float(tail)) if name else Guest(Path(text), 1.0)
-    except ValueError:
-        guest = Guest(Path(text), 1.0)
-    if not guest.path.exists():
-        raise PcsError(f"--with {text}: there is no {guest.path}; give a run folder or a .safetensors LoRA.")
-    return guest
 
 
 def require_video(run: Artifact) -> None:

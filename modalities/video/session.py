@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
@@ -14,7 +13,6 @@ from torch import Tensor
 
 from modalities.core import media
 from modalities.core.artifact import Artifact, read_tensors, write_tensors
-from modalities.core.device import peak_memory_mb
 from modalities.core.machine import Machine
 from modalities.core.personalize import Session
 from modalities.core.portable import export
@@ -191,7 +189,7 @@ class VideoSession(Session):
         """Write what was learned as files for other tools, the final clips and the report."""
         self.progress.start("writing clips, report and portable files", 0)
         self.studio.set_learning({})
-        kept, about = self.looks[-1], self.run.about()
+        kept = self.looks[-1]
         written = lora_files.write(self.studio, self.run, frames=frames_of(self.studio))
         if self.concept.clips:
             write_tensors(
@@ -200,9 +198,7 @@ class VideoSession(Session):
                 {"steps": str(self.studio.recipe.sample.steps)},
             )
         finals = self._finals()
-        about |= {
-            "state": "finished",
-            "steps": self.trainer.step,
+        about = self._about() | {
             "kept_step": kept.step,
             "kept": kept.line(),
             "learned": [path.name for path in written],
@@ -212,12 +208,9 @@ class VideoSession(Session):
             "frames": frames_of(self.studio),
             "frames_per_second": self.rate,
             "previews": [str(path.relative_to(self.run.folder)) for _, paths, _ in finals for path in paths],
-            "seconds": round(time.monotonic() - self._started, 1),
-            "peak_memory_mb": round(peak_memory_mb(self.backbone.device.type)),
         }
         self._write_pages(finals, about)
-        self.run.write_about(about)
-        self.run.checkpoint_file.unlink(missing_ok=True)
+        self._close(about)
 
     @cached_property
     def inversion(self) -> Tensor:

@@ -13,7 +13,6 @@ import pytest
 from PIL import Image
 
 from modalities.core.device import Device
-from protect import protect as work
 from protect.folder import read_record
 from protect.protect import STATE
 from tests import tiny
@@ -382,4 +381,3 @@ def test_the_record_can_be_checked_later(cloak: Pcs, photos: Path, tmp_path: Pat
     refused = cloak(photos, "-o", tmp_path / "out", "--resume")
     assert refused.code == 2
     assert "is not as it was written" in refused.message
-    assert work.CHECKPOINT_SECONDS > 0

@@ -21,7 +21,7 @@ from modalities.core.studio import Studio
 from protect import budget, lossy, objective, picture, purifiers, times, views
 from protect.cloak import Cloak
 from protect.gradient import Question, of_pixels
-from protect.recipe import Budget, Protection, Term, Views
+from protect.recipe import Ascent, Budget, Protection, Term, Views
 from protect.surrogate import Surrogate
 from tests import driver
 
@@ -180,11 +180,12 @@ def test_the_full_gradient_is_that_of_autograd(base: Path, photos: Path) -> None
         ([{"term": "denoise"}], "encoder", "objective.0.term"),
         ([{"term": "latent_norm"}, {"term": "target_step"}], "vae_only", "objective.1.term"),
         ([{"term": "latent_target", "image": "no.png"}], "full", "objective.0.image"),
+        ([{"term": "latent_shift"}], "encoder", "objective.0.term"),
     ],
 )
 def test_an_objective_that_cannot_be_is_named(terms: list[Any], gradient: str, key: str) -> None:
     with pytest.raises(PcsError, match=key.replace(".", r"\.")):
-        objective.checked([Term(**term) for term in terms], gradient)
+        objective.checked([Term(**term) for term in terms], Ascent.model_validate({"gradient": gradient}))
 
 
 # -- programs ------------------------------------------------------------------------------------------------
@@ -261,7 +262,7 @@ def test_every_shipped_protection_runs_and_moves_the_photos(
     monkeypatch.setattr(times, "ROUNDS", 2)
     loaded = recipe.load(name, backbone=str(base))
     assert isinstance(loaded, Protection)
-    objective.checked(loaded.objective, loaded.ascent.gradient)
+    objective.checked(loaded.objective, loaded.ascent)
     short = loaded.model_copy(update={"program": [_shortened(stage) for stage in loaded.program]})
     if (prior := short.component("prior_preservation")) is not None:
         prior.count = 2  # type: ignore[attr-defined]

@@ -53,18 +53,7 @@ class StableDiffusion(Backbone):
         return cls(pipeline, fingerprint, device, schedule)
 
     def embed(self, prompts: Sequence[str]) -> Conditioning:
-        tokenizer, encoder = self.tokenizers["text_encoder"], self.text_encoders["text_encoder"]
-        # A token of several vectors is spelled out, as the pipeline itself does.
-        spelled = [self._pipeline.maybe_convert_prompt(prompt, tokenizer) for prompt in prompts]
-        tokens = tokenizer(
-            spelled,
-            padding="max_length",
-            truncation=True,
-            max_length=tokenizer.model_max_length,
-            return_tensors="pt",
-        )
-        hidden = encoder(tokens.input_ids.to(self.device))[0]
-        return Conditioning({"encoder_hidden_states": hidden})
+        return self.last_hidden_states(prompts)
 
     def predict(
         self, noisy: Float[Tensor, "b ..."], t: Num[Tensor, " b"], conditioning: Conditioning

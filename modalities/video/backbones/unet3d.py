@@ -55,18 +55,7 @@ class UNet3D(VideoBackbone):
         return cls(pipeline, fingerprint, device, DiffusionSchedule(dict(pipeline.scheduler.config)))
 
     def embed(self, prompts: Sequence[str]) -> Conditioning:
-        tokenizer, encoder = self.tokenizers["text_encoder"], self.text_encoders["text_encoder"]
-        # A token of several vectors is spelled out, as the pipeline itself does.
-        spelled = [self._pipeline.maybe_convert_prompt(prompt, tokenizer) for prompt in prompts]
-        tokens = tokenizer(
-            spelled,
-            padding="max_length",
-            truncation=True,
-            max_length=tokenizer.model_max_length,
-            return_tensors="pt",
-        )
-        hidden = encoder(tokens.input_ids.to(self.device))[0]
-        return Conditioning({"encoder_hidden_states": hidden})
+        return self.last_hidden_states(prompts)
 
     def predict(
         self, noisy: Float[Tensor, "b ..."], t: Num[Tensor, " b"], conditioning: Conditioning
