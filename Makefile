@@ -8,7 +8,7 @@ PHOTOS ?= docs/example-photos/mug
 DEMO_RUN ?= runs/demo
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow check fix bench bench-methods bench-merge bench-eval bench-protect bench-motion docs wheel clean
+.PHONY: help setup demo test test-slow check fix bench bench-methods bench-merge bench-eval bench-protect bench-motion bench-motion-speed docs wheel clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -80,6 +80,11 @@ MOTION ?= runs/bench-motion
 
 bench-motion: $(VENV)/.installed-test ## Measure motion learned from one clip, with and without debiasing; hours, resumable
 	$(BIN)/python -m tests.benchmarks.motion $(MOTION)
+
+MOTIONDIRECTOR ?= ../MotionDirector
+
+bench-motion-speed: $(VENV)/.installed-test ## Time a motion step beside MotionDirector's own; wants a clone of it
+	$(BIN)/python -m tests.benchmarks.motion_speed $(MOTIONDIRECTOR)
 
 docs: $(VENV)/.installed ## Regenerate docs/recipes.md
 	$(BIN)/pcs recipes list --markdown > docs/recipes.md

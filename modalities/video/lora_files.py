@@ -81,7 +81,9 @@ def read(path: Path) -> LoraFile:
         alpha = tensors.get(f"{found['layer']}.alpha")
         layers[found["layer"]] = (up.float(), down.float(), 1.0 if alpha is None else float(alpha) / down.shape[0])
     if not layers:
-        raise PcsError(f"{path}: holds no LoRA.")
+        learned = json.loads(about.get("pcs", "{}")).get("learned")
+        why = f" but what {learned} learned, which works in its own run only" if learned else ""
+        raise PcsError(f"{path}: holds no LoRA{why}.")
     return LoraFile(path, layers, about)
 
 

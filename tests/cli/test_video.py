@@ -72,6 +72,13 @@ def test_inspect_fits_into_80_columns(pcs: Pcs, clip: Path) -> None:
     assert max(len(line) for line in typed.out.splitlines() if not line.startswith("sheet")) <= 80
 
 
+def test_inspect_says_how_many_frames_of_a_short_clip_fit_a_base(pcs: Pcs, tmp_path: Path) -> None:
+    short = tiny_clips.write(tmp_path / "short.mp4", tiny_clips.frames(30), rate=24)
+    told = pcs("video", "inspect", short, "--json").json["bases"]
+    assert told["wan22-5b"] == "has 30 frames, and 49 at 24 a second are needed; 29 fit"
+    assert len(told["mini-video"]) == 8
+
+
 def test_a_file_that_is_no_video(pcs: Pcs, tmp_path: Path) -> None:
     (tmp_path / "notes.mp4").write_text("hello " * 100)
     _one_line(pcs("video", "inspect", "notes.mp4"), "notes.mp4", "is not a video")
@@ -289,6 +296,13 @@ def test_a_lora_of_another_base_is_refused_with_near_names(pcs: Pcs, made: Path,
     save_file(wide, tmp_path / "wide.safetensors")
     typed = pcs("video", "generate", made / "motion", "a dog", "--with", tmp_path / "wide.safetensors")
     _one_line(typed, "wide.safetensors", "another base")
+
+
+def test_what_is_no_lora_is_not_brought_to_another_run(pcs: Pcs, made: Path, tmp_path: Path) -> None:
+    change = {"unet.mid_block.attentions.0.transformer_blocks.0.attn2.beside.0.weight": torch.zeros(2, 64)}
+    save_file(change, tmp_path / "motion.safetensors", {"pcs": json.dumps({"learned": "motion_adapter"})})
+    typed = pcs("video", "generate", made / "motion", "a dog", "--with", tmp_path / "motion.safetensors")
+    _one_line(typed, "motion.safetensors", "no LoRA", "motion_adapter", "its own run")
 
 
 def test_runs_of_different_bases_are_not_mixed(pcs: Pcs, made: Path, tmp_path: Path) -> None:

@@ -18,12 +18,11 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from modalities.core.step import Batch
-    from modalities.core.studio import Studio
     from modalities.video.components.footage import Footage
 
 
 class ClipMasks(Component):
-    """Weighs each place of a clip's latents; list it before losses and after `footage`."""
+    """Weighs each place of a clip's latents."""
 
     source: ClassVar[Source] = "clips"
 
@@ -32,19 +31,13 @@ class ClipMasks(Component):
     background: Annotated[float, Field(ge=0, le=1)] = 0.0
     """What the error outside counts, beside 1 inside."""
 
-    _footage: Footage = PrivateAttr()
-    _weights: Tensor = PrivateAttr()
+    _weights: Tensor | None = PrivateAttr(default=None)
 
-    def prepare(self, studio: Studio) -> None:
-        import torch
-
+    @property
+    def _footage(self) -> Footage:
         from modalities.video.components.footage import Footage
 
-        super().prepare(studio)
-        if studio.training:
-            self._footage = next(part for part in studio.components if isinstance(part, Footage))
-            rows = [self._weight(number) for number in range(len(self._footage.clips.clips))]
-            self._weights = torch.stack(rows).to(studio.backbone.device)
+        return next(part for part in self.studio.components if isinstance(part, Footage))
 
     def _weight(self, number: int) -> Tensor:
         """Weights of a clip's latents, of mean 1, `(1, F', h, w)`: a latent is inside where any of its pixels is."""
@@ -85,4 +78,10 @@ class ClipMasks(Component):
 
     def batch(self, batch: Batch) -> Batch:
         """Weigh every clip of the step."""
-        return batch.weighed(self._weights[[self._footage.which(position) for position in batch.positions]])
+        import torch
+
+        footage = self._footage
+        if self._weights is None:
+            rows = [self._weight(number) for number in range(len(footage.clips.clips))]
+            self._weights = torch.stack(rows).to(batch.latents.device)
+        return batch.weighed(self._weights[[footage.which(position) for position in batch.positions]])

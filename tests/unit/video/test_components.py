@@ -17,7 +17,7 @@ from modalities.core.cache import Cache
 from modalities.core.concept import Concept
 from modalities.core.device import choose
 from modalities.core.errors import PcsError
-from modalities.core.step import denoise
+from modalities.core.step import Batch, denoise
 from modalities.core.studio import Studio
 from modalities.video.components.initial_noise import share
 from modalities.video.concept import with_clips
@@ -133,16 +133,18 @@ def test_frames_share_as_much_noise_as_asked() -> None:
 # -- masks and words of clips --------------------------------------------------------------------------------
 
 
-def _masked(atelier: Atelier, masks: Path) -> Studio:
-    return atelier.studio(
+def _masked(atelier: Atelier, masks: Path) -> tuple[Studio, Batch]:
+    """A studio with masks of clips, and a batch that they have weighed."""
+    studio = atelier.studio(
         components=[
-            FOOTAGE,
             {"clip_masks": {"masks": str(masks)}},
+            FOOTAGE,
             {"motion_lora": {"rank": 2}},
             "appearance_debiased_loss",
         ],
         phases=[{"learn": {"motion_lora": 0.01}, "steps": 2}],
     )
+    return studio, studio.components[0].batch(VideoTrainer(studio).footage.clip_batch(0))
 
 
 def test_outside_the_mask_of_a_clip_errors_count_nothing(atelier: Atelier) -> None:
@@ -151,10 +153,7 @@ def test_outside_the_mask_of_a_clip_errors_count_nothing(atelier: Atelier) -> No
     still = np.zeros((64, 64), np.uint8)
     still[:32] = 255
     Image.fromarray(still).save(masks / f"{atelier.clip.stem}.png")
-    studio = _masked(atelier, masks)
-    trainer = VideoTrainer(studio)
-    trainer.parts = studio.components[1:2]
-    batch = studio.components[1].batch(trainer.footage.clip_batch(0))
+    studio, batch = _masked(atelier, masks)
     assert float(batch.weight.mean()) == pytest.approx(1)
     step = denoise(studio.backbone, batch)
     whole = [step.error, studio.components[3].loss(step, batch)]
@@ -174,7 +173,7 @@ def test_a_mask_moves_with_its_clip_and_one_that_does_not_fit_is_named(atelier: 
         _masked(atelier, masks)
     moving = np.where(tiny_clips.frames() > 118, 255, 0).astype(np.uint8).max(-1, keepdims=True).repeat(3, -1)
     path = tiny_clips.write(masks / "right.mp4", moving)
-    weight = _masked(atelier, masks).components[1]._weights[0, 0]
+    weight = _masked(atelier, masks)[1].weight[0, 0]
     places = [float((frame.sum(0) * torch.arange(frame.shape[1])).sum() / frame.sum()) for frame in weight]
     assert places == sorted(places)
     assert places[-1] > places[0] + 2
