@@ -7,6 +7,8 @@ frame's latents at 4x4 places, which every base has.
 
 from __future__ import annotations
 
+from collections.abc import Generator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from pydantic import Field, PrivateAttr
@@ -52,6 +54,9 @@ class MotionAdapter(Bottleneck):
         self._told = None if is_untold else told
         return batch
 
-    def loss(self, step: object, batch: Batch) -> None:
-        """Forget the frame as soon as the step has been answered."""
+    @contextmanager
+    def working(self, is_on: bool) -> Generator[None]:
+        """Forget the frame at the end of a pass; on the way back layers may be asked again."""
+        with super().working(is_on):
+            yield
         self._told = None

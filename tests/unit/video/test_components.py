@@ -79,6 +79,20 @@ def test_the_motion_file_is_the_residual_on_the_basis_and_fits_the_base_whole(
     assert torch.allclose(found.deltas[fresh.denoiser.get_submodule(name)], b @ a, atol=1e-6)
 
 
+def test_both_stages_learn_on_a_base_without_temporal_layers(atelier: Atelier, tmp_path: Path) -> None:
+    atelier.base = tiny_clips.wan(tmp_path / "wan")
+    studio = atelier.studio(
+        components=[{"footage": {"frames": 5}}, {"identity_basis": {"rank": 2}}, "motion_residual"],
+        phases=[{"learn": {"identity_basis": 0.01}, "steps": 2}, {"learn": {"motion_residual": 0.01}, "steps": 2}],
+        data={"resolution": 32},
+    )
+    _advanced(studio, 4)
+    for name in ("identity_basis", "motion_residual"):
+        learned = [value for key, value in studio.weights().items() if key.startswith(name) and "lora_B" in key]
+        assert learned
+        assert all(value.any() for value in learned)
+
+
 def test_a_residual_without_a_basis_is_refused(atelier: Atelier) -> None:
     with pytest.raises(PcsError, match="needs an identity_basis, listed before it"):
         atelier.studio(
