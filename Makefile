@@ -8,7 +8,7 @@ PHOTOS ?= docs/example-photos/mug
 DEMO_RUN ?= runs/demo
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow check fix bench bench-methods bench-merge bench-eval bench-protect bench-motion bench-3d test-3d docs wheel clean
+.PHONY: help setup demo test test-slow check fix bench bench-methods bench-merge bench-eval bench-protect bench-motion bench-motion-speed bench-3d test-3d docs wheel clean
 
 help: ## List the targets
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -92,6 +92,11 @@ test-3d: $(VENV)-3d/.installed ## Install nerfstudio (8 GB, in .venv-3d) and pas
 
 bench-3d: $(VENV)-3d/.installed ## Measure a step of a scene beside nerfstudio's generfacto
 	OMP_NUM_THREADS=1 $(VENV)-3d/bin/python -m tests.benchmarks.three_d
+
+MOTIONDIRECTOR ?= ../MotionDirector
+
+bench-motion-speed: $(VENV)/.installed-test ## Time a motion step beside MotionDirector's own; wants a clone of it
+	$(BIN)/python -m tests.benchmarks.motion_speed $(MOTIONDIRECTOR)
 
 docs: $(VENV)/.installed ## Regenerate docs/recipes.md
 	$(BIN)/pcs recipes list --markdown > docs/recipes.md

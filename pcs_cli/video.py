@@ -87,7 +87,7 @@ def _told(facts: dict[str, Any], sheet: Path) -> list[str]:
     ]
     width = max(10, *(len(name) + 2 for name in facts["bases"]))
     for name, one in facts["bases"].items():
-        said = one.partition(";")[0] if isinstance(one, str) else f"{len(one)} frames: {', '.join(map(str, one))}"
+        said = one if isinstance(one, str) else f"{len(one)} frames: {', '.join(map(str, one))}"
         line = f"{name:<{width}}{said}"
         lines.append(line if len(line) <= 80 else f"{line[:78]} …")
     return [*lines, f"sheet     {sheet}"]
@@ -106,8 +106,21 @@ def _frames_by_base(clip: Clip) -> dict[str, list[int] | str]:
         try:
             seen[name] = list(clip.choose(told["frames"], told["frames_per_second"]))
         except PcsError as why:
-            seen[name] = str(why).partition(": ")[2]
+            seen[name] = f"{str(why).partition(': ')[2].partition(';')[0]}; {_fitting(clip, told)}"
     return seen
+
+
+def _fitting(clip: Clip, told: dict[str, Any]) -> str:
+    """The most frames of a clip that a base could take at its own speed, in words."""
+    from modalities.core.errors import PcsError
+
+    for frames in range(told["frames"] - told["step"], 1, -told["step"]):
+        try:
+            clip.choose(frames, told["frames_per_second"])
+        except PcsError:
+            continue
+        return f"{frames} fit"
+    return "none fit"
 
 
 @app.command()
@@ -157,7 +170,7 @@ def customize(
     from modalities.video.session import VideoSession
 
     chosen = narrowed(chosen, photos=bool(concept.photos), clips=bool(concept.clips))
-    require_video_base(chosen.backbone, offline=machine.offline)
+    require_video_base(chosen, offline=machine.offline)
     console.photos(concept)
     folder = out or machine.runs / "-".join(_names(photos, clip or []))
     if resume:
@@ -311,7 +324,7 @@ def generate(
         for remark in company.remarks:
             progress.note(remark)
         spelled = [(prompt, company.spell(prompt, artifact)) for prompt in prompts]
-        noise = read_inversion(artifact) if noise_prior else None
+        noise = read_inversion(artifact)
         progress.start("generating", len(spelled) * count)
         with company.in_place():
             for given, prompt in spelled:

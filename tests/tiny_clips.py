@@ -129,16 +129,28 @@ def animatediff(folder: Path, image: Path) -> Path:
     return folder
 
 
-def wan(folder: Path) -> Path:
-    """Write a tiny Wan 2.1: one transformer of two blocks, an autoencoder of a few thousand weights, T5."""
+def _t5() -> tuple[Any, Any]:
+    """A T5 encoder and its tokenizer."""
+    from transformers import T5Config, T5EncoderModel
+
+    tokens = tiny.t5_tokenizer()
+    sizes = {"d_model": 32, "d_ff": 64, "d_kv": 8, "num_layers": 1, "num_heads": 4}
+    return T5EncoderModel(T5Config(vocab_size=len(tokens), decoder_start_token_id=0, **sizes)), tokens
+
+
+def wan(folder: Path, *, experts: int = 1) -> Path:
+    """Write a tiny Wan: transformers of two blocks, an autoencoder of a few thousand weights, T5.
+
+    With two experts it is a Wan 2.2, of which the second draws the cleaner half.
+    """
     from diffusers import AutoencoderKLWan, FlowMatchEulerDiscreteScheduler, WanPipeline, WanTransformer3DModel
     from transformers import UMT5Config, UMT5EncoderModel
 
     torch.manual_seed(0)
     tokens = tiny.t5_tokenizer()
     sizes = {"d_model": 32, "d_ff": 64, "d_kv": 8, "num_layers": 1, "num_heads": 4}
-    pipeline = WanPipeline(
-        transformer=WanTransformer3DModel(
+    transformers = [
+        WanTransformer3DModel(
             patch_size=(1, 2, 2),
             num_attention_heads=2,
             attention_head_dim=12,
@@ -151,7 +163,13 @@ def wan(folder: Path) -> Path:
             cross_attn_norm=True,
             qk_norm="rms_norm_across_heads",
             rope_max_seq_len=32,
-        ),
+        )
+        for _ in range(experts)
+    ]
+    pipeline = WanPipeline(
+        transformer=transformers[0],
+        transformer_2=transformers[1] if experts == 2 else None,
+        boundary_ratio=0.5 if experts == 2 else None,
         vae=AutoencoderKLWan(
             base_dim=3,
             z_dim=16,
@@ -161,6 +179,98 @@ def wan(folder: Path) -> Path:
         ),
         scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
         text_encoder=UMT5EncoderModel(UMT5Config(vocab_size=len(tokens), **sizes)),
+        tokenizer=tokens,
+    )
+    pipeline.save_pretrained(folder, safe_serialization=True)
+    return folder
+
+
+def cogvideox(folder: Path) -> Path:
+    """Write a tiny CogVideoX: one block, four latents' worth of frames, T5."""
+    from diffusers import (
+        AutoencoderKLCogVideoX,
+        CogVideoXDDIMScheduler,
+        CogVideoXPipeline,
+        CogVideoXTransformer3DModel,
+    )
+
+    torch.manual_seed(0)
+    encoder, tokens = _t5()
+    pipeline = CogVideoXPipeline(
+        transformer=CogVideoXTransformer3DModel(
+            num_attention_heads=2,
+            attention_head_dim=16,
+            in_channels=4,
+            out_channels=4,
+            time_embed_dim=2,
+            text_embed_dim=32,
+            num_layers=2,
+            sample_width=4,
+            sample_height=4,
+            sample_frames=9,
+            patch_size=2,
+            temporal_compression_ratio=4,
+            max_text_seq_length=16,
+            use_rotary_positional_embeddings=True,
+        ),
+        vae=AutoencoderKLCogVideoX(
+            in_channels=3,
+            out_channels=3,
+            down_block_types=("CogVideoXDownBlock3D",) * 4,
+            up_block_types=("CogVideoXUpBlock3D",) * 4,
+            block_out_channels=(8, 8, 8, 8),
+            latent_channels=4,
+            layers_per_block=1,
+            norm_num_groups=2,
+            temporal_compression_ratio=4,
+        ),
+        scheduler=CogVideoXDDIMScheduler(
+            prediction_type="v_prediction", rescale_betas_zero_snr=True, timestep_spacing="trailing"
+        ),
+        text_encoder=encoder,
+        tokenizer=tokens,
+    )
+    pipeline.save_pretrained(folder, safe_serialization=True)
+    return folder
+
+
+def ltx(folder: Path) -> Path:
+    """Write a tiny LTX: two blocks, latents of 32x32 pixels and eight frames, T5."""
+    from diffusers import (
+        AutoencoderKLLTXVideo,
+        FlowMatchEulerDiscreteScheduler,
+        LTXPipeline,
+        LTXVideoTransformer3DModel,
+    )
+
+    torch.manual_seed(0)
+    encoder, tokens = _t5()
+    pipeline = LTXPipeline(
+        transformer=LTXVideoTransformer3DModel(
+            in_channels=8,
+            out_channels=8,
+            num_attention_heads=4,
+            attention_head_dim=8,
+            cross_attention_dim=32,
+            num_layers=2,
+            caption_channels=32,
+        ),
+        vae=AutoencoderKLLTXVideo(
+            latent_channels=8,
+            block_out_channels=(8, 8, 8, 8),
+            decoder_block_out_channels=(8, 8, 8, 8),
+            layers_per_block=(1, 1, 1, 1, 1),
+            decoder_layers_per_block=(1, 1, 1, 1, 1),
+        ),
+        scheduler=FlowMatchEulerDiscreteScheduler(
+            use_dynamic_shifting=True,
+            base_shift=0.95,
+            max_shift=2.05,
+            base_image_seq_len=1024,
+            max_image_seq_len=4096,
+            shift_terminal=0.1,
+        ),
+        text_encoder=encoder,
         tokenizer=tokens,
     )
     pipeline.save_pretrained(folder, safe_serialization=True)

@@ -149,7 +149,8 @@ class Artifact:
         from modalities.core.studio import Studio
 
         recipe, weights, about = self.recipe(changes), self.weights(), self.about()
-        backbone = bases.load(bases.resolve(recipe.backbone), machine.device, offline=machine.offline)
+        base = bases.resolve(recipe.backbone)
+        backbone = bases.load(base, machine.device, offline=machine.offline, modality=recipe.modality)
         if backbone.fingerprint != about["base_fingerprint"]:
             raise PcsError(
                 f"{self.folder}: was trained on another edition of the base {recipe.backbone}; train it again."

@@ -130,8 +130,10 @@ def _require_whole(folder: Path) -> None:
         raise PcsError(found[0] if len(found) == 1 else "\n".join(found))
 
 
-def family(base: Base, *, offline: bool = False) -> type[Backbone]:
+def family(base: Base, *, offline: bool = False, modality: str | None = None) -> type[Backbone]:
     """Return the backbone class that serves a base, by the pipeline class in its `model_index.json`.
+
+    modality: whose families are asked first.
 
     Raises:
         PcsError: no family serves it, or the Hub cannot be reached.
@@ -140,16 +142,20 @@ def family(base: Base, *, offline: bool = False) -> type[Backbone]:
 
     wanted = _pipeline_class(base, offline)
     served: list[str] = []
-    for name in plugins.names("backbones"):
+    nearest = plugins.names("backbones", modality) if modality else {}
+    for name in [*nearest, *plugins.names("backbones")]:
         face: type[Backbone] = plugins.load("backbones", name, Backbone)
         if wanted in face.pipelines:
             return face
         served += face.pipelines
-    raise PcsError(f"{base.name}: is a {wanted}, which no backbone serves yet; served: {', '.join(sorted(served))}.")
+    known = ", ".join(sorted(set(served)))
+    raise PcsError(f"{base.name}: is a {wanted}, which no backbone serves yet; served: {known}.")
 
 
-def load(base: Base, device: Device, *, offline: bool = False) -> Backbone:
+def load(base: Base, device: Device, *, offline: bool = False, modality: str | None = None) -> Backbone:
     """Load a base onto a device, weights frozen.
+
+    modality: what it is to be used for, where families of several would serve it.
 
     Raises:
         PcsError: it is damaged, pickle-only, not served, or not to be had offline.
@@ -158,7 +164,7 @@ def load(base: Base, device: Device, *, offline: bool = False) -> Backbone:
 
     from modalities.core.device import set_threads
 
-    face = family(base, offline=offline)
+    face = family(base, offline=offline, modality=modality)
     if base.local:
         _require_whole(Path(base.source))
     try:

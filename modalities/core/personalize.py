@@ -133,7 +133,8 @@ def _base(recipe: Recipe, concept: Concept, machine: Machine, progress: Progress
     """A studio over the recipe's base."""
     if progress:
         progress.start(f"loading {recipe.backbone}", 0)
-    backbone = bases.load(bases.resolve(recipe.backbone), machine.device, offline=machine.offline)
+    base = bases.resolve(recipe.backbone)
+    backbone = bases.load(base, machine.device, offline=machine.offline, modality=recipe.modality)
     yield Studio(backbone, concept, recipe, training=True, cache=machine.cache, progress=progress)
 
 

@@ -92,8 +92,11 @@ class Step:
     @property
     def error(self) -> Float[Tensor, " b"]:
         """Mean squared error of each item, weighed."""
-        squares = torch.nn.functional.mse_loss(self.prediction, self.target, reduction="none")
-        return (squares if self.weight is None else squares * self.weight).flatten(1).mean(1)
+        return self.weighed(torch.nn.functional.mse_loss(self.prediction, self.target, reduction="none"))
+
+    def weighed(self, values: Float[Tensor, "b ..."]) -> Float[Tensor, " b"]:
+        """The mean of each item's values, one for each number of the latents, with the weights of the batch."""
+        return (values if self.weight is None else values * self.weight).flatten(1).mean(1)
 
 
 def denoise(backbone: Backbone, batch: Batch) -> Step:

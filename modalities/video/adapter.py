@@ -1,62 +1,51 @@
-"""Named LoRAs beside each other in one network, each on or off from pass to pass, and what a pass is."""
+"""Named LoRAs beside each other in one network, each on or off from pass to pass."""
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Generator, Iterable, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field
 
-from modalities.core.component import Component
 from modalities.core.peft_layers import learned, tuned_layers
+from modalities.video.learner import Learner
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
     from torch.nn import Parameter
 
     from modalities.core.studio import Studio
 
-Source = Literal["photos", "frames", "clips"]
-"""What one pass of a step looks at: photos of the subject, single frames of the clips, or whole clips."""
-SOURCES: tuple[Source, ...] = ("photos", "frames", "clips")
 TEXT_LAYERS = ["q_proj", "k_proj", "v_proj", "out_proj"]
 
 
-def source_of(part: Component) -> Source:
-    """What a component learns from; those of the core learn from photos."""
-    return getattr(part, "source", "photos")
-
-
-class Adapter(Component):
+class Adapter(Learner):
     """A LoRA (Hu et al., ICLR 2022, https://arxiv.org/abs/2106.09685) with a name, a source and passes of its own.
 
     It is out of the network but in the passes of `present` and while sampling; an adapter that is not `kept` is dropped
     after training.
     """
 
-    source: ClassVar[Source]
-    present: ClassVar[frozenset[Source]]
-    kept: ClassVar[bool] = True
-
     rank: Annotated[int, Field(gt=0)] = 32
     alpha: Annotated[float, Field(gt=0)] | None = None
     """None means the rank, so that the scale is 1."""
     layers: str
     """Which layers of the denoiser: names of its selectors joined by "+", or "re:" and a regular expression."""
+    blocks: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)] | None = None
+    """Only the layers in these blocks of the denoiser, counted from 0 from its input to its output; None means all."""
     text_encoder: Annotated[int, Field(ge=0)] = 0
     """Rank on the attention of the text encoders; 0 leaves them alone."""
-    weight: float = 1.0
-    """How strongly it works while sampling."""
 
     def prepare(self, studio: Studio) -> None:
         super().prepare(studio)
         if not (studio.training or self.kept):
             return
-        backbone = studio.backbone
+        layers = self.backbone.select_in(self.layers, self.blocks)
         for slot in self.slots():
-            self._add(backbone.denoiser, slot, self.rank, backbone.select(self.layers))
+            for denoiser in self.backbone.denoisers().values():
+                self._add(denoiser, slot, self.rank, layers)
             for encoder in self._text_encoders().values():
                 self._add(encoder, slot, self.text_encoder, TEXT_LAYERS)
 
@@ -78,8 +67,7 @@ class Adapter(Component):
 
     def networks(self) -> dict[str, nn.Module]:
         """The networks that it changes, by their name in the folder."""
-        backbone = self.studio.backbone
-        return {backbone.denoiser_part: backbone.denoiser} | self._text_encoders()
+        return self.backbone.denoisers() | self._text_encoders()
 
     def _add(self, network: nn.Module, slot: str, rank: int, layers: list[str]) -> None:
         from peft import LoraConfig, inject_adapter_in_model
@@ -106,6 +94,14 @@ class Adapter(Component):
             for part, network in networks.items()
             for name, value in learned(network, slot).items()
         }
+
+    def portable(self) -> dict[str, Tensor]:
+        """The scale is multiplied into B, as other tools expect it."""
+        found = super().portable()
+        return {name: value * self.scale if ".lora_B." in name else value for name, value in found.items()}
+
+    def told(self) -> dict[str, object]:
+        return {"rank": self.rank, "layers": self.layers}
 
     @contextmanager
     def sampling(self, pipeline: Any) -> Generator[None]:

@@ -9,21 +9,24 @@ from modalities.core.artifact import Artifact
 from modalities.core.component import Component
 from modalities.core.errors import PcsError
 from modalities.core.recipe import Recipe
-from modalities.video.adapter import Adapter, source_of
 from modalities.video.concept import VideoConcept
+from modalities.video.learner import Learner, source_of
 
 
-def require_video_base(name: str, *, offline: bool = False) -> None:
-    """Check, before anything is loaded, that a base makes clips.
+def require_video_base(recipe: Recipe, *, offline: bool = False) -> None:
+    """Check, before anything is loaded, that a recipe's base makes clips, by itself or with the recipe's help.
 
     Raises:
         PcsError: it makes pictures; names the bases for clips.
     """
     from modalities.video.backbone import VideoBackbone
 
-    if not issubclass(bases.family(bases.resolve(name), offline=offline), VideoBackbone):
+    face = bases.family(bases.resolve(recipe.backbone), offline=offline, modality="video")
+    if not issubclass(face, VideoBackbone) or not (face.makes_clips or recipe.component("inflated_attention")):
         known = ", ".join(base for base in bases.entries() if bases.entry(base).get("clip"))
-        raise PcsError(f"{name}: is a base for pictures; for clips there are {known}, or give a diffusers folder.")
+        raise PcsError(
+            f"{recipe.backbone}: is a base for pictures; for clips there are {known}, or give a diffusers folder."
+        )
 
 
 def require_same_clips(run: Artifact, concept: VideoConcept) -> None:
@@ -45,7 +48,7 @@ def narrowed(recipe: Recipe, *, photos: bool, clips: bool) -> Recipe:
     """Leave out what a recipe would learn from photos or clips that were not given.
 
     Raises:
-        PcsError: nothing would be learned.
+        PcsError: nothing would be learned of what is given.
     """
 
     def stays(part: Component) -> bool:
@@ -57,9 +60,12 @@ def narrowed(recipe: Recipe, *, photos: bool, clips: bool) -> Recipe:
         phase.model_copy(update={"learn": {name: rate for name, rate in phase.learn.items() if name in names}})
         for phase in recipe.stretches()
     ]
-    learners = {part.name for part in parts if isinstance(part, Adapter)} | {"textual_inversion"} & names
+    learners = {part.name for part in parts if isinstance(part, Learner)} | {"textual_inversion"} & names
     phases = [phase for phase in phases if set(phase.learn) & learners]
     if not phases:
         given = " and ".join(name for name, there in (("photos", photos), ("clips", clips)) if there)
         raise PcsError(f'recipe "{recipe.title}" learns nothing from {given} alone; choose another, or give both.')
+    seen = {source_of(part) for part in parts if part.name in learners}
+    if photos and "photos" not in seen:
+        raise PcsError(f'recipe "{recipe.title}" learns nothing from photos; leave out --photos, or choose another.')
     return recipe.model_copy(update={"components": parts, "phases": phases})

@@ -14,11 +14,12 @@ from modalities.core import media
 from modalities.core.errors import PcsError
 from modalities.core.metric import Scores
 from modalities.core.studio import Studio
-from modalities.video.adapter import Adapter
 from modalities.video.clips import read_clip, save_previews
 from modalities.video.components.footage import Footage
 from modalities.video.generate import clip_of_studio, frames_of
+from modalities.video.learner import Learner
 from modalities.video.scores import Judge, Reference, appearance_leak
+from modalities.video.session import read_inversion
 
 if TYPE_CHECKING:
     from modalities.core.artifact import Artifact
@@ -76,7 +77,7 @@ def evaluate(
         path_error: how far a clip strays from the true path, where that is known.
         progress: told where the work stands.
     """
-    studio = run.studio(machine, progress)
+    studio, noise = run.studio(machine, progress), read_inversion(run)
     spelled = _spelled(run, prompts)
     reference = _reference(run, studio)
     judge = Judge(reference, *machine.encoders())
@@ -86,7 +87,7 @@ def evaluate(
     written: list[Path] = []
     for number, ((phrased, plain), index) in enumerate(wanted):
         for who, prompt in (("base", plain), ("run", phrased)):
-            frames = _drawn(studio, prompt, seed, index, is_base=who == "base")
+            frames = _drawn(studio, prompt, seed, index, noise, is_base=who == "base")
             path = folder / who / f"{number:03}.mp4"
             written += save_previews(frames, path, run.about()["frames_per_second"], {"prompt": prompt})[:1]
             scores = judge.score(frames, plain)
@@ -142,14 +143,14 @@ def _reference(run: Artifact, studio: Studio) -> Reference:
     return Reference(frames, tuple(photos))
 
 
-def _drawn(studio: Studio, prompt: str, seed: int, index: int, *, is_base: bool) -> Tensor:
+def _drawn(studio: Studio, prompt: str, seed: int, index: int, noise: Tensor | None, *, is_base: bool) -> Tensor:
     """A clip of the run, or of the base alone from the same noise."""
-    parts = [part for part in studio.components if isinstance(part, Adapter)]
+    parts = [part for part in studio.components if isinstance(part, Learner)]
     weights = [part.weight for part in parts]
     try:
         for part in parts:
             part.weight = 0.0 if is_base else part.weight
-        return clip_of_studio(studio, prompt, seed=seed, index=index)
+        return clip_of_studio(studio, prompt, seed=seed, index=index, inverted=noise)
     finally:
         for part, weight in zip(parts, weights, strict=True):
             part.weight = weight

@@ -11,6 +11,7 @@ from modalities.core.peft_layers import folded
 from modalities.core.recipe import Sample
 from modalities.core.studio import Studio
 from modalities.video.backbone import VideoBackbone
+from modalities.video.components.first_frame import FirstFrame
 from modalities.video.components.footage import Footage
 from modalities.video.components.initial_noise import InitialNoise
 from modalities.video.sampler import clips_from
@@ -40,7 +41,8 @@ def clip_of_studio(
     start = _start(studio, seed, index, inverted).to(backbone.device)
     with studio.sampling(), folded(backbone.modules().values()):
         backbone.forget_text()
-        latents = clips_from(backbone, start[None], [prompt], sample or studio.recipe.sample)
+        how = sample or studio.recipe.sample
+        latents = clips_from(backbone, start[None], [prompt], how, _first(studio, prompt, start, how))
         with torch.no_grad():
             made = backbone.decode_clips(latents)[0].cpu()
     backbone.forget_text()
@@ -53,6 +55,15 @@ def frames_of(studio: Studio) -> int:
     backbone = studio.backbone
     assert isinstance(backbone, VideoBackbone)
     return footage.count if footage else backbone.usual_frames
+
+
+def _first(studio: Studio, prompt: str, start: Tensor, sample: Sample) -> Tensor | None:
+    """The frame that a clip is to begin with, `(1, C, h, w)`: a given picture, or one drawn of the prompt."""
+    part = next((part for part in studio.components if isinstance(part, FirstFrame)), None)
+    if part is None:
+        return None
+    given = part.latents()
+    return clips_from(studio.backbone, start[None, :, 0], [prompt], sample) if given is None else given
 
 
 def _start(studio: Studio, seed: int, index: int, inverted: Tensor | None) -> Tensor:

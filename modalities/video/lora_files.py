@@ -16,13 +16,13 @@ from torch import Tensor, nn
 from modalities.core.artifact import Artifact, read_tensors, write_tensors
 from modalities.core.components.lora import low_rank_product
 from modalities.core.errors import PcsError, RunFailed, did_you_mean
-from modalities.video.adapter import Adapter
+from modalities.video.learner import Learner
 
 if TYPE_CHECKING:
-    from modalities.core.backbone import Backbone
     from modalities.core.studio import Studio
+    from modalities.video.backbone import VideoBackbone
 
-FILES = {"photos": "appearance.safetensors", "clips": "motion.safetensors"}
+FILES = {"photos": "appearance.safetensors", "frames": "appearance.safetensors", "clips": "motion.safetensors"}
 DOWN = re.compile(r"^(?P<layer>.+?)\.(?P<kind>lora_A|lora_down|lora\.down)(\.default)?\.weight$")
 UP = {"lora_A": "lora_B", "lora_down": "lora_up", "lora.down": "lora.up"}
 
@@ -39,7 +39,7 @@ class LoraFile:
 def write(studio: Studio, run: Artifact, frames: int) -> list[Path]:
     """Write appearance.safetensors and motion.safetensors, read each back, and compare.
 
-    Keys are those of diffusers (`unet.<module>.lora_A.weight`); the scale is multiplied into B.
+    Keys of LoRAs are those of diffusers (`unet.<module>.lora_A.weight`).
 
     Raises:
         RunFailed: a file reads back differently.
@@ -47,12 +47,11 @@ def write(studio: Studio, run: Artifact, frames: int) -> list[Path]:
     written: list[Path] = []
     concept, backbone = studio.concept, studio.backbone
     for part in studio.components:
-        if not isinstance(part, Adapter) or not part.kept:
+        if not isinstance(part, Learner) or not part.kept:
             continue
-        weights = {name: value.detach().cpu().float().contiguous() for name, value in part.parameters().items()}
-        tensors = {name: value * part.scale if ".lora_B." in name else value for name, value in weights.items()}
-        settings = {"base": studio.recipe.backbone, "base_fingerprint": backbone.fingerprint, "rank": part.rank}
-        words = {"noun": concept.noun, "phrase": concept.phrase, "frames": frames, "layers": part.layers}
+        tensors = part.portable()
+        settings = {"base": studio.recipe.backbone, "base_fingerprint": backbone.fingerprint} | part.told()
+        words = {"noun": concept.noun, "phrase": concept.phrase, "frames": frames}
         # One entry only: safetensors writes several in any order, and the same run must give the same bytes.
         about = {"pcs": json.dumps({"learned": part.name, **settings, **words})}
         path = run.folder / FILES[part.source]
@@ -82,7 +81,9 @@ def read(path: Path) -> LoraFile:
         alpha = tensors.get(f"{found['layer']}.alpha")
         layers[found["layer"]] = (up.float(), down.float(), 1.0 if alpha is None else float(alpha) / down.shape[0])
     if not layers:
-        raise PcsError(f"{path}: holds no LoRA.")
+        learned = json.loads(about.get("pcs", "{}")).get("learned")
+        why = f" but what {learned} learned, which works in its own run only" if learned else ""
+        raise PcsError(f"{path}: holds no LoRA{why}.")
     return LoraFile(path, layers, about)
 
 
@@ -99,7 +100,7 @@ class Match:
         return f"{len(self.deltas)}/{self.total} modules matched"
 
 
-def match(file: LoraFile, backbone: Backbone) -> Match:
+def match(file: LoraFile, backbone: VideoBackbone) -> Match:
     """Find the layers of a base that a file changes, by name and shape.
 
     Raises:
@@ -145,9 +146,9 @@ def folded_in(matches: Sequence[tuple[Match, float]]) -> Generator[None]:
             layer.weight.data = weight
 
 
-def _layers(backbone: Backbone) -> dict[str, nn.Module]:
+def _layers(backbone: VideoBackbone) -> dict[str, nn.Module]:
     """Every layer with weights by its name in all tools' spelling; one that is tuned stands under its own name."""
-    parts: dict[str, nn.Module] = {backbone.denoiser_part: backbone.denoiser, **backbone.text_encoders}
+    parts: dict[str, nn.Module] = {**backbone.denoisers(), **backbone.text_encoders}
     found: dict[str, nn.Module] = {}
     for part, network in parts.items():
         for name, module in network.named_modules():

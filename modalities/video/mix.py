@@ -103,7 +103,7 @@ def bring(studio: Studio, guests: Sequence[Guest], host: Artifact) -> Company:
         files, own_phrase = _files(guest, host)
         phrase = phrase or own_phrase
         for file in files:
-            found = match(file, studio.backbone)
+            found = match(file, studio.backbone)  # pyright: ignore
             matches.append((found, guest.weight))
             left = f"; not here: {', '.join(found.unmatched[:3])}" if found.unmatched else ""
             remarks.append(f"{file.path}: {found}{left}")
@@ -126,7 +126,7 @@ def _files(guest: Guest, host: Artifact) -> tuple[list[LoraFile], str | None]:
                 f"--with {guest.path}: was trained on {run.recipe().backbone}, {host.folder} on "
                 f"{host.recipe().backbone}; appearance and motion must be of one base."
             )
-        paths = [guest.path / name for name in FILES.values()]
+        paths = [guest.path / name for name in dict.fromkeys(FILES.values())]
     else:
         paths = [guest.path / IMAGE_LORA]
     return [read(path) for path in paths if path.is_file()], phrase

@@ -20,9 +20,16 @@ from modalities.core.schedule import Schedule
 
 
 def clips_from(
-    backbone: Backbone, start: Float[Tensor, "b ..."], prompts: Sequence[str], sample: Sample
+    backbone: Backbone,
+    start: Float[Tensor, "b ..."],
+    prompts: Sequence[str],
+    sample: Sample,
+    first: Float[Tensor, "b c h w"] | None = None,
 ) -> Float[Tensor, "b ..."]:
-    """Draw latents, of clips `(B, C, F, h, w)` or pictures `(B, C, h, w)`, from the noise `start`."""
+    """Draw latents, of clips `(B, C, F, h, w)` or pictures `(B, C, h, w)`, from the noise `start`.
+
+    first: latents of the first frames, if these are given.
+    """
     guided = sample.guidance != 1
     said = [*prompts, *[sample.negative_prompt] * len(prompts)] if guided else list(prompts)
     conditioning = backbone.conditioning(said)
@@ -31,6 +38,7 @@ def clips_from(
     with torch.no_grad():
         for here, there in pairwise([*times, None]):
             assert here is not None
+            noisy = _begun(noisy, first)
             clean = _clean(backbone, noisy, here, conditioning, sample.guidance if guided else None)
             signal, noise = _rates(backbone.schedule, here)
             next_signal, next_noise = (1.0, 0.0) if there is None else _rates(backbone.schedule, there)
@@ -40,7 +48,12 @@ def clips_from(
                 guess = clean + span / (2 * previous_span) * (clean - previous)
             noisy = next_noise / noise * noisy + (next_signal - next_noise * signal / noise) * guess
             previous, previous_span = clean, span
-    return noisy
+    return _begun(noisy, first)
+
+
+def _begun(clips: Tensor, first: Tensor | None) -> Tensor:
+    """Clips with `first` as their first frame, as clean as it is at every time."""
+    return clips if first is None else torch.cat([first[:, :, None], clips[:, :, 1:]], 2)
 
 
 def inverted(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +20,14 @@ from modalities.core.report import contact_sheet
 from modalities.core.step import Batch, denoise
 from modalities.core.studio import Studio
 from modalities.video import lora_files
-from modalities.video.adapter import Adapter, Source, present
+from modalities.video.adapter import Adapter, present
 from modalities.video.backbone import VideoBackbone
 from modalities.video.clips import as_images, save_previews
+from modalities.video.components.initial_noise import InitialNoise
 from modalities.video.concept import VideoConcept
 from modalities.video.generate import clip_of_studio, frames_of
+from modalities.video.learner import Learner, Source
 from modalities.video.report import write_report
-from modalities.video.sampler import inverted
 from modalities.video.trainer import VideoTrainer
 
 TIMES = 4
@@ -119,7 +122,7 @@ class VideoSession(Session):
         return False
 
     def _kept_weights(self) -> dict[str, Tensor]:
-        dropped = {part.name for part in self.studio.components if isinstance(part, Adapter) and not part.kept}
+        dropped = {part.name for part in self.studio.components if isinstance(part, Learner) and not part.kept}
         return {name: value for name, value in self.studio.weights().items() if name.partition(".")[0] not in dropped}
 
     @property
@@ -127,7 +130,9 @@ class VideoSession(Session):
         """Frames per second of the clips that are written."""
         return self.backbone.frames_per_second
 
-    def _generated(self, prompt: str, index: int, noise: Tensor | None = None) -> Tensor:
+    def _generated(self, prompt: str, index: int) -> Tensor:
+        policy = next((part for part in self.studio.components if isinstance(part, InitialNoise)), None)
+        noise = self.inversion if policy and policy.inverted and self.concept.clips else None
         with self.studio.at_rest():
             seed = self.studio.recipe.train.seed
             return clip_of_studio(self.studio, prompt, seed=seed, index=index, inverted=noise)
@@ -150,7 +155,9 @@ class VideoSession(Session):
         posterior = self.trainer.footage.posterior
         found: list[tuple[float, float]] = []
         for row in range(len(concept.clips)):
-            batch = self.studio.batch(posterior, [row], [concept.captions[row]], [row], purpose="clip validation")
+            batch = self.studio.batch(
+                posterior, [row], [self.trainer.footage.caption(row)], [row], purpose="clip validation"
+            )
             found += [self._answered(self._at(batch, number), "clips") for number in range(TIMES)]
         clip, motion = (sum(values) / len(found) for values in zip(*found, strict=True))
         return clip, motion
@@ -162,9 +169,13 @@ class VideoSession(Session):
 
     def _answered(self, batch: Batch, source: Source) -> tuple[float, float]:
         """Mean squared error, and that of its part that changes from frame to frame, of what is kept."""
-        parts = [part for part in self.studio.components if isinstance(part, Adapter) and part.kept]
-        slots = [slot for part in parts if source in part.present for slot in part.slots()]
-        with torch.no_grad(), self.studio.at_rest(), present(self.backbone.modules().values(), slots):
+        parts = [part for part in self.studio.components if isinstance(part, Learner) and part.kept]
+        here = [part for part in parts if source in part.present]
+        slots = [slot for part in here if isinstance(part, Adapter) for slot in part.slots()]
+        with torch.no_grad(), self.studio.at_rest(), ExitStack() as stack:
+            stack.enter_context(present(self.backbone.modules().values(), slots))
+            for part in parts:
+                stack.enter_context(part.working(part in here))
             self.backbone.forget_text()
             step = denoise(self.backbone, batch)
             self.backbone.forget_text()
@@ -183,7 +194,7 @@ class VideoSession(Session):
         if self.concept.clips:
             write_tensors(
                 self.run.folder / INVERSION,
-                {"noise": self._inversion()},
+                {"noise": self.inversion},
                 {"steps": str(self.studio.recipe.sample.steps)},
             )
         finals = self._finals()
@@ -201,12 +212,10 @@ class VideoSession(Session):
         self._write_pages(finals, about)
         self._close(about)
 
-    def _inversion(self) -> Tensor:
-        """The noise that each learned clip comes from under the base without words, as MotionDirector keeps it."""
-        posterior = self.trainer.footage.posterior
-        latents = (posterior.mean - posterior.shift) * posterior.scale
-        steps = self.studio.recipe.sample.steps
-        return torch.cat([inverted(self.backbone, one[None], [""], steps) for one in latents]).cpu()
+    @cached_property
+    def inversion(self) -> Tensor:
+        """The noise that the learned clips come from."""
+        return self.trainer.footage.inversion()
 
     def _finals(self) -> list[tuple[str, list[Path], Tensor]]:
         """Each prompt with the files and the frames of what was made of it."""

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Generator
+from contextlib import ExitStack, contextmanager
 
 from modalities.core.backbone import Conditioning
 from modalities.core.component import Component
 from modalities.core.step import Batch
 from modalities.core.studio import Studio
 from modalities.core.trainer import Trainer
-from modalities.video.adapter import SOURCES, Adapter, Source, present, source_of
+from modalities.video.adapter import Adapter, present
 from modalities.video.components.appearance_absorber import AppearanceAbsorber
 from modalities.video.components.footage import Footage
+from modalities.video.learner import SOURCES, Learner, Source, source_of
 
 
 class VideoTrainer(Trainer):
@@ -39,7 +42,9 @@ class VideoTrainer(Trainer):
 
     def _learners(self, source: Source, learn: dict[str, float]) -> list[Component]:
         """What learns from a source in this step."""
-        found = [part for part in self.studio.components if part.name in learn and source_of(part) == source]
+        studio = self.studio
+        found = [part for part in studio.components if part.name in learn and studio.learned_by(part.name)]
+        found = [part for part in found if source_of(part) == source]
         return [part for part in found if not self._is_left_out(part)]
 
     def _is_left_out(self, part: Component) -> bool:
@@ -53,12 +58,22 @@ class VideoTrainer(Trainer):
                 value.requires_grad_(any(part.name == name for part in learners))
         backbone = self.studio.backbone
         self.parts = [part for part in self.studio.components if source_of(part) == source]
-        with present(backbone.modules().values(), self.adapters(source)):
+        with self.working(source):
             if source == "photos":
                 return super().backward()
             # No word of the subject is in a caption, so what learned on the text side has no say.
             with backbone.base_text(self._plain_text):
                 return super().backward()
+
+    @contextmanager
+    def working(self, source: Source) -> Generator[None]:
+        """Inside, what is present in a pass of this step works, and nothing else."""
+        parts = [part for part in self.studio.components if isinstance(part, Learner)]
+        with ExitStack() as stack:
+            stack.enter_context(present(self.studio.backbone.modules().values(), self.adapters(source)))
+            for part in parts:
+                stack.enter_context(part.working(source in part.present))
+            yield
 
     def adapters(self, source: Source) -> list[str]:
         """The LoRAs that are on in a pass of this step."""

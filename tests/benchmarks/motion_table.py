@@ -45,12 +45,15 @@ def table(folder: Path, motions: tuple[str, ...], arms: tuple[str, ...], subject
         path = torch.from_numpy(Clip.random(0, motion).path())
         for index in range(subjects):
             groups.append(motion)
+            base: dict[str, float] = {}
             for arm in arms:
                 frames, prompt = _drawn(place(folder, motion, arm, index))
                 sheet.append((f"{arm}: {prompt}", as_images(frames)))
                 scores = judge.score(frames, prompt) | {"path_error": path_error(frames, path)}
                 rows[arm].append(scores)
-                scores["appearance_leak"] = appearance_leak(scores, rows["base"][-1])
+                # Arms come after the base that began from the same noise.
+                base = scores if arm.startswith("base") else base
+                scores["appearance_leak"] = appearance_leak(scores, base)
         contact_sheet(sheet).save(folder / f"{motion.replace(' ', '-')}.png")
     return _written(rows, groups)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -69,6 +70,13 @@ def test_inspect_fits_into_80_columns(pcs: Pcs, clip: Path) -> None:
     typed = pcs("video", "inspect", clip)
     assert typed.code == 0
     assert max(len(line) for line in typed.out.splitlines() if not line.startswith("sheet")) <= 80
+
+
+def test_inspect_says_how_many_frames_of_a_short_clip_fit_a_base(pcs: Pcs, tmp_path: Path) -> None:
+    short = tiny_clips.write(tmp_path / "short.mp4", tiny_clips.frames(30), rate=24)
+    told = pcs("video", "inspect", short, "--json").json["bases"]
+    assert told["wan22-5b"] == "has 30 frames, and 49 at 24 a second are needed; 29 fit"
+    assert len(told["mini-video"]) == 8
 
 
 def test_a_file_that_is_no_video(pcs: Pcs, tmp_path: Path) -> None:
@@ -151,6 +159,27 @@ def test_a_long_large_video_is_looked_at_in_bounded_memory(tmp_path: Path, monke
     assert clip.is_cut_short
     assert clip.small.nbytes < 21 * 64 * 64 * 3
     assert any("only its first 2 s" in line for line in clips.remarks(clip))
+
+
+@pytest.mark.slow
+def test_ten_minutes_of_4k_take_little_memory(pcs: Pcs, tmp_path: Path) -> None:
+    path = tmp_path / "long.mp4"
+    _ffmpeg("-f", "lavfi", "-i", "testsrc=s=3840x2160:r=1:d=600", "-preset", "ultrafast", path)
+    code = (
+        "import resource, sys; from pathlib import Path; from modalities.video.clips import read_clip;"
+        "clip = read_clip(Path(sys.argv[1])); clip.read(clip.choose(8), 64);"
+        "both = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN);"
+        "print(*(resource.getrusage(who).ru_maxrss // 1024 for who in both))"
+    )
+    done = subprocess.run([sys.executable, "-c", code, path], capture_output=True, text=True, check=True)
+    own, decoder = map(int, done.stdout.split())
+    assert own < 700, "megabytes, torch among them"
+    assert decoder < 1500, "megabytes: a few frames of 25, however long the video is"
+
+
+def test_a_file_with_sound_alone(pcs: Pcs, tmp_path: Path) -> None:
+    _ffmpeg("-f", "lavfi", "-i", "sine=d=1", tmp_path / "song.mp4")
+    _one_line(pcs("video", "inspect", "song.mp4"), "song.mp4", "is not a video")
 
 
 def test_without_ffmpeg(pcs: Pcs, clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -269,6 +298,13 @@ def test_a_lora_of_another_base_is_refused_with_near_names(pcs: Pcs, made: Path,
     _one_line(typed, "wide.safetensors", "another base")
 
 
+def test_what_is_no_lora_is_not_brought_to_another_run(pcs: Pcs, made: Path, tmp_path: Path) -> None:
+    change = {"unet.mid_block.attentions.0.transformer_blocks.0.attn2.beside.0.weight": torch.zeros(2, 64)}
+    save_file(change, tmp_path / "motion.safetensors", {"pcs": json.dumps({"learned": "motion_adapter"})})
+    typed = pcs("video", "generate", made / "motion", "a dog", "--with", tmp_path / "motion.safetensors")
+    _one_line(typed, "motion.safetensors", "no LoRA", "motion_adapter", "its own run")
+
+
 def test_runs_of_different_bases_are_not_mixed(pcs: Pcs, made: Path, tmp_path: Path) -> None:
     import shutil
 
@@ -303,8 +339,8 @@ def test_the_noise_prior_and_the_seed_decide_the_bytes(pcs: Pcs, made: Path) -> 
 
     plain = clip()
     assert clip() == plain
-    assert clip("--noise-prior", 0) == plain
-    assert clip("--noise-prior", 0.5) != plain
+    assert clip("--noise-prior", 0.5) == plain, "as the recipe has it"
+    assert clip("--noise-prior", 0) != plain
     assert clip("--seed", 1) != plain
 
 

@@ -25,6 +25,7 @@ class AnimateDiff(UNet3D):
     selectors: ClassVar[dict[str, str]] = UNet3D.selectors | {
         "spatial": rf"{SPATIAL}.*(attn1\.{ATTENTION}|ff\.net\.(0\.proj|2)$)",
         "temporal": rf"{MOTION}.*(attn[12]\.{ATTENTION}|ff\.net\.(0\.proj|2)$)",
+        "temporal.projections": rf"{MOTION}.*proj_(in|out)$",
         "temporal.qk": rf"{MOTION}.*attn[12]\.(to_q|to_k)$",
         "temporal.qkv": rf"{MOTION}.*attn[12]\.(to_q|to_k|to_v)$",
     }

@@ -40,6 +40,8 @@ class UNet3D(VideoBackbone):
         "temporal": rf"{TEMPORAL}.*(attn[12]\.{ATTENTION}|ff\.net\.(0\.proj|2)$)",
         "temporal.qk": rf"{TEMPORAL}.*attn[12]\.(to_q|to_k)$",
         "temporal.qkv": rf"{TEMPORAL}.*attn[12]\.(to_q|to_k|to_v)$",
+        "temporal.projections": rf"{TEMPORAL}proj_(in|out)$",
+        "temporal.convolutions": r"temp_convs\.\d+\.conv\d\.\d+$",
         "attention": rf"{SPATIAL}.*attn[12]\.{ATTENTION}",
         "cross_attention": rf"{SPATIAL}.*attn2\.{ATTENTION}",
         "cross_attention.kv": rf"{SPATIAL}.*attn2\.(to_k|to_v)$",

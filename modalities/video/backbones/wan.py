@@ -1,4 +1,4 @@
-"""Wan 2.1 (Wan team, 2025): rectified flow over clips in one attention of space and time, no temporal layers.
+"""Wan 2.1 and 2.2 (Wan team, 2025): rectified flow over clips in one attention of space and time.
 
 https://arxiv.org/abs/2503.20314
 """
@@ -9,29 +9,29 @@ from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import torch
-from jaxtyping import Float, Num
-from torch import Tensor
+from torch import Tensor, nn
 
-from modalities.core.backbone import Conditioning, Posterior
-from modalities.core.errors import PcsError
+from modalities.core.backbone import Conditioning
 from modalities.core.schedule import FlowSchedule
-from modalities.video.backbone import VideoBackbone
+from modalities.video.joint import JointBackbone
 
 ATTENTION = r"(to_q|to_k|to_v|to_out\.0)$"
 
 
-class Wan(VideoBackbone):
-    """Any diffusers folder or Hub id whose pipeline is `WanPipeline` with one transformer (Wan 2.1).
+class Wan(JointBackbone):
+    """Any diffusers folder or Hub id whose pipeline is `WanPipeline`.
 
-    Space and time share one attention, so `spatial` and `temporal` name the same layers; what keeps appearance from
-    motion are passes over frames and over clips.
+    Wan 2.2 14B has two transformers of one build, one for the noisier times and one for the cleaner; adapters are put
+    into both. Wan 2.2 5B has one and an autoencoder of 16 pixels a side for one latent.
     """
 
     pipelines: ClassVar[tuple[str, ...]] = ("WanPipeline",)
-    denoiser_part: ClassVar[str] = "transformer"
+    frames_per_latent: ClassVar[int] = 4
     frame_step: ClassVar[int] = 4
-    usual_frames: ClassVar[int] = 33
-    frames_per_second: ClassVar[float] = 16.0
+    usual_frames: int = 33
+    frames_per_second: float = 16.0
+    boundary: float = 0.0
+    """From this time on towards noise the first transformer is asked, before it the second, if there is one."""
     selectors: ClassVar[dict[str, str]] = {
         "spatial": rf"attn1\.{ATTENTION}|ffn\.net\.(0\.proj|2)$",
         "temporal": rf"attn1\.{ATTENTION}|ffn\.net\.(0\.proj|2)$",
@@ -45,61 +45,56 @@ class Wan(VideoBackbone):
 
     @classmethod
     def open(cls, pipeline: Any, fingerprint: str, device: torch.device) -> Wan:
-        if getattr(pipeline, "transformer_2", None) is not None:
-            raise PcsError(
-                "this is a Wan 2.2 base with two transformers, which is not served yet; take a Wan 2.1 base."
-            )
         config: dict[str, Any] = dict(pipeline.scheduler.config)
-        shift = config.get("shift", config.get("flow_shift", 1.0))
-        return cls(pipeline, fingerprint, device, FlowSchedule({"shift": shift}))
+        schedule = FlowSchedule({"shift": config.get("shift", config.get("flow_shift", 1.0))})
+        base = cls(pipeline, fingerprint, device, schedule)
+        if base.has_two:
+            base.boundary = float(pipeline.config.boundary_ratio) * schedule.length
+        if pipeline.config.expand_timesteps:
+            base.frames_per_second = 24.0
+        return base
+
+    @property
+    def has_two(self) -> bool:
+        """Whether a second transformer draws the cleaner times."""
+        return getattr(self._pipeline, "transformer_2", None) is not None
+
+    def denoisers(self) -> dict[str, nn.Module]:
+        second = {"transformer_2": self._pipeline.transformer_2} if self.has_two else {}
+        return {self.denoiser_part: self.denoiser, **second}
 
     @property
     def resolution(self) -> int:
         """The short side of its clips."""
-        return 480
+        return 480 if self.pixels_per_latent < 16 else 704
 
     @property
     def pixels_per_latent(self) -> int:
-        return 2 ** len(self.vae.config.temperal_downsample)
+        return int(self.vae.config.scale_factor_spatial)
 
     def embed(self, prompts: Sequence[str]) -> Conditioning:
-        hidden, _ = self._pipeline.encode_prompt(list(prompts), do_classifier_free_guidance=False, device=self.device)
+        # Empty places count in its attention to the text, so there must be as many as the base was trained with.
+        hidden, _ = self._pipeline.encode_prompt(
+            list(prompts), do_classifier_free_guidance=False, max_sequence_length=512, device=self.device
+        )
         return Conditioning({"encoder_hidden_states": hidden})
 
-    def predict(
-        self, noisy: Float[Tensor, "b ..."], t: Num[Tensor, " b"], conditioning: Conditioning
-    ) -> Float[Tensor, "b ..."]:
-        """Ask the denoiser of clips `(B, C, F', h, w)`, or of pictures `(B, C, h, w)` as clips of one frame."""
-        denoiser: Any = self.denoiser
-        clips = noisy[:, :, None] if noisy.ndim == 4 else noisy
-        with self.autocast():
-            answer = denoiser(clips.to(self.dtype), t, **conditioning.tensors, return_dict=False)[0]
-        return answer[:, :, 0] if noisy.ndim == 4 else answer
+    def answer(self, clips: Tensor, t: Tensor, conditioning: Conditioning) -> Tensor:
+        is_noisy = t >= self.boundary
+        if is_noisy.all() or not is_noisy.any():
+            which: Any = self.denoiser if is_noisy.all() else self._pipeline.transformer_2
+            return which(clips, t, **conditioning.tensors, return_dict=False)[0]
+        singly = [
+            self.answer(clips[row : row + 1], t[row : row + 1], conditioning.rows([row])) for row in range(len(clips))
+        ]
+        return torch.cat(singly)
 
-    def encode(self, pixels: Float[Tensor, "b 3 height width"]) -> Posterior:
-        """Encode pictures as clips of one frame."""
-        clips = self.encode_clips(pixels[:, None])
-        return Posterior(clips.mean[:, :, 0], clips.std[:, :, 0], clips.shift, clips.scale)
+    def checkpoint_gradients(self, enabled: bool) -> None:
+        """Compute the activations of both transformers twice instead of keeping them."""
+        for denoiser in self.denoisers().values():
+            one: Any = denoiser
+            one.enable_gradient_checkpointing() if enabled else one.disable_gradient_checkpointing()
 
-    def decode(self, latents: Float[Tensor, "b c h w"]) -> Float[Tensor, "b 3 height width"]:
-        return self.decode_clips(latents[:, :, None])[:, 0]
-
-    def encode_clips(self, pixels: Float[Tensor, "b f 3 height width"]) -> Posterior:
-        """Encode clips in [0, 1]; four frames after the first share one latent. Channels are brought to unit scale."""
-        clips = (pixels * 2 - 1).transpose(1, 2).to(self.device, self.vae.dtype)
-        found = self.vae.encode(clips).latent_dist
-        middle, width = self._channels()
-        return Posterior((found.mean.float() - middle) / width, found.std.float() / width, 0.0, 1.0)
-
-    def decode_clips(self, latents: Float[Tensor, "b c f h w"]) -> Float[Tensor, "b frames 3 height width"]:
-        middle, width = self._channels()
-        raw = (latents * width + middle).to(self.vae.dtype)
-        return (self.vae.decode(raw).sample.float().transpose(1, 2) / 2 + 0.5).clamp(0, 1)
-
-    def _channels(self) -> tuple[Tensor, Tensor]:
-        """Mean and standard deviation of each latent channel."""
+    def channels(self) -> tuple[Tensor, Tensor]:
         config = self.vae.config
-        middle, width = (
-            torch.tensor(values, device=self.device) for values in (config.latents_mean, config.latents_std)
-        )
-        return middle.view(1, -1, 1, 1, 1), width.view(1, -1, 1, 1, 1)
+        return self.per_channel(config.latents_mean), self.per_channel(config.latents_std)

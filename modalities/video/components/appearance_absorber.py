@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from pydantic import Field
 
-from modalities.video.adapter import Adapter, Source
+from modalities.video.adapter import Adapter
+from modalities.video.learner import Source
 
 if TYPE_CHECKING:
     from modalities.video.concept import VideoConcept

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 from pydantic import Field
 
 from modalities.core.component import Component
-from modalities.video.adapter import Source
+from modalities.video.learner import Source
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -33,7 +33,7 @@ class AppearanceDebiasedLoss(Component):
         frames = step.prediction.shape[2]
         anchors = [self.studio.draws.pick("anchor", position, frames) for position in batch.positions]
         error = debiased(step.prediction, anchors, self.beta) - debiased(step.target, anchors, self.beta)
-        return self.weight * error.square().mean()
+        return self.weight * step.weighed(error.square()).mean()
 
 
 def debiased(clips: Tensor, anchors: list[int], beta: float = 1.0) -> Tensor:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 from pydantic import Field, PrivateAttr
 
 from modalities.core.component import Component
-from modalities.video.adapter import Source, source_of
+from modalities.video.learner import Source, source_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -33,6 +33,12 @@ class Footage(Component):
     """Seconds; where to begin in each clip."""
     stop: Annotated[float, Field(gt=0)] | None = None
     """Seconds; where to end."""
+    appearance_invariant: bool = False
+    """Leave out of captions where it happens, so that the motion is not tied to the place (VMC's prompts)."""
+
+    noise_shift: Annotated[float, Field(gt=0)] = 1.0
+    """Times of clips and their frames are drawn that much towards noise, where the layout and with it the motion is
+    decided (Esser et al. 2024, arXiv:2403.03206, eq. 23); 1 leaves the base's own density."""
 
     _posterior: Posterior | None = PrivateAttr(default=None)
     _stills: Posterior | None = PrivateAttr(default=None)
@@ -41,10 +47,18 @@ class Footage(Component):
         super().prepare(studio)
         backbone = self.backbone
         backbone.require_frames(self.count)
+        backbone.require_side(studio.resolution)
         if studio.training and self.clips.clips:
+            self._tell()
             self._posterior = self._encoded("clip")
-            if backbone.frame_step > 1 and self._are_frames_needed():
+            if backbone.frames_per_latent > 1 and self._are_frames_needed():
                 self._stills = self._encoded("stills")
+
+    def _tell(self) -> None:
+        """Say what is learned in place of a caption."""
+        for number, said in enumerate(self.clips.captions):
+            if self.caption(number) != said:
+                self.studio.progress.note(f'the clip "{said}" is learned as "{self.caption(number)}"')
 
     def _are_frames_needed(self) -> bool:
         return any(source_of(part) == "frames" for part in self.studio.recipe.components)
@@ -69,6 +83,13 @@ class Footage(Component):
         """The distribution of the latents of all clips, `(N, C, F, h, w)`."""
         assert self._posterior is not None, "a studio that only generates holds no clips"
         return self._posterior
+
+    def caption(self, number: int) -> str:
+        """What a clip is learned as."""
+        from modalities.video.words import without_setting
+
+        said = self.clips.captions[number]
+        return without_setting(said) if self.appearance_invariant else said
 
     def chosen(self, number: int) -> tuple[int, ...]:
         """The frames that are taken of one clip."""
@@ -102,6 +123,20 @@ class Footage(Component):
         key = (self.backbone.fingerprint, kind, digest, self.chosen(number), self.studio.resolution)
         return self.studio.cache.remember("latents", key, compute)
 
+    def inversion(self) -> Tensor:
+        """The noise that each learned clip comes from under the base without words, as MotionDirector keeps it.
+
+        Returns:
+            `(N, C, F, h, w)` on the CPU.
+        """
+        import torch
+
+        from modalities.video.sampler import inverted
+
+        posterior, steps = self.posterior, self.studio.recipe.sample.steps
+        latents = (posterior.mean - posterior.shift) * posterior.scale
+        return torch.cat([inverted(self.backbone, one[None], [""], steps) for one in latents]).cpu()
+
     def which(self, step: int) -> int:
         """The clip of a step: every one once, shuffled anew, then again."""
         return self.studio.draws.pick("clip", step, len(self.clips.clips))
@@ -109,7 +144,16 @@ class Footage(Component):
     def clip_batch(self, step: int) -> Batch:
         """One whole clip with noise and time of its own."""
         row = self.which(step)
-        return self.studio.batch(self.posterior, [row], [self.clips.captions[row]], [step], purpose="clip")
+        batch = self.studio.batch(self.posterior, [row], [self.caption(row)], [step], purpose="clip")
+        return self._shifted(batch, "clip time")
+
+    def _shifted(self, batch: Batch, purpose: str) -> Batch:
+        """The batch at noisier times, which follow from the same draws."""
+        if self.noise_shift == 1:
+            return batch
+        uniform = self.studio.draws.uniform(purpose, batch.positions).to(batch.latents.device)
+        noisier = self.noise_shift * uniform / (1 + (self.noise_shift - 1) * uniform)
+        return replace(batch, t=self.backbone.schedule.timesteps(noisier))
 
     def frame_batch(self, step: int) -> Batch:
         """One frame of that clip, with the very noise that it has in the clip.
@@ -126,4 +170,5 @@ class Footage(Component):
     def _still_batch(self, stills: Posterior, step: int) -> Batch:
         clip = self.which(step)
         row = clip * self.count + self.studio.draws.pick("frame", step, self.count)
-        return self.studio.batch(stills, [row], [self.clips.captions[clip]], [step], purpose="frame")
+        batch = self.studio.batch(stills, [row], [self.caption(clip)], [step], purpose="frame")
+        return self._shifted(batch, "frame time")

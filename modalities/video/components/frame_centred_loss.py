@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 from pydantic import Field
 
 from modalities.core.component import Component
-from modalities.video.adapter import Source
+from modalities.video.learner import Source
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -30,7 +30,10 @@ class FrameCentredLoss(Component):
 
     def loss(self, step: Step, batch: Batch) -> Tensor:
         error = centred(step.prediction - step.target)
-        return self.weight * error.square().mean() - (1 - self.reconstruction) * step.error[~batch.is_prior].mean()
+        return (
+            self.weight * step.weighed(error.square()).mean()
+            - (1 - self.reconstruction) * step.error[~batch.is_prior].mean()
+        )
 
 
 def centred(clips: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 from pydantic import Field
 
 from modalities.core.component import Component
-from modalities.video.adapter import Source
+from modalities.video.learner import Source
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -30,15 +30,21 @@ class FrameResidualLoss(Component):
     """What the plain squared error still counts."""
 
     def loss(self, step: Step, batch: Batch) -> Tensor:
-        aligned = residual_misalignment(step.prediction, step.target, signed=not self.as_released)
+        aligned = residual_misalignment(step.prediction, step.target, step.weight, signed=not self.as_released)
         return self.weight * aligned - (1 - self.reconstruction) * step.error[~batch.is_prior].mean()
 
 
-def residual_misalignment(prediction: Tensor, target: Tensor, *, signed: bool = True) -> Tensor:
-    """Mean of 1 - cos over the frames of clips `(B, C, F, h, w)`, for each channel and place: 0 same, 2 opposite."""
+def residual_misalignment(
+    prediction: Tensor, target: Tensor, weight: Tensor | None = None, *, signed: bool = True
+) -> Tensor:
+    """Mean of 1 - cos over the frames of clips `(B, C, F, h, w)`, for each channel and place: 0 same, 2 opposite.
+
+    A place weighs what it weighs on average over time.
+    """
     from torch.nn.functional import cosine_similarity
 
     changes = [clips.diff(dim=2) for clips in (prediction, target)]
     if not signed:
         changes = [change.abs() for change in changes]
-    return (1 - cosine_similarity(changes[0], changes[1], dim=2)).mean()
+    found = 1 - cosine_similarity(changes[0], changes[1], dim=2)
+    return (found if weight is None else found * weight.mean(2)).mean()

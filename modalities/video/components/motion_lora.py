@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from modalities.video.adapter import Adapter, Source
+from modalities.video.adapter import Adapter
+from modalities.video.learner import Source
 
 
 class MotionLora(Adapter):
