@@ -11,7 +11,7 @@ DEMO_RUN ?= runs/demo
 .PHONY: help setup demo test test-slow check fix bench bench-methods bench-merge bench-eval bench-protect bench-motion bench-motion-speed bench-3d test-3d docs wheel clean
 
 help: ## List the targets
-	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
+	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "pcs needs Python 3.11 or newer; try make PYTHON=python3.12")'
@@ -73,7 +73,7 @@ bench-merge: $(VENV)/.installed-test ## Measure merging of what `make bench-meth
 bench-eval: $(VENV)/.installed-test ## Measure what `pcs eval` adds to its encoders
 	$(BIN)/python -m tests.benchmarks.evaluation
 
-bench-protect: $(VENV)/.installed-test ## Measure protections on five subjects; an hour, resumable; into docs/protect.md
+bench-protect: $(VENV)/.installed-test ## Measure protections on twelve subjects; hours, resumable; into docs/protect.md
 	$(BIN)/python -m tests.benchmarks.protection
 
 MOTION ?= runs/bench-motion
