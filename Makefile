@@ -8,10 +8,10 @@ PHOTOS ?= docs/example-photos/mug
 DEMO_RUN ?= runs/demo
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow check fix bench bench-methods bench-merge bench-eval bench-protect bench-motion docs wheel clean
+.PHONY: help setup demo test test-slow check fix bench bench-methods bench-merge bench-eval bench-protect bench-motion bench-3d test-3d docs wheel clean
 
 help: ## List the targets
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
+	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "pcs needs Python 3.11 or newer; try make PYTHON=python3.12")'
@@ -81,6 +81,18 @@ MOTION ?= runs/bench-motion
 bench-motion: $(VENV)/.installed-test ## Measure motion learned from one clip, with and without debiasing; hours, resumable
 	$(BIN)/python -m tests.benchmarks.motion $(MOTION)
 
+$(VENV)-3d/.installed: pyproject.toml constraints-3d.txt
+	$(PYTHON) -m venv $(VENV)-3d
+	$(VENV)-3d/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints-3d.txt \
+		--editable '.[3d,test]'
+	@touch $@
+
+test-3d: $(VENV)-3d/.installed ## Install nerfstudio (8 GB, in .venv-3d) and pass the tests of pcs 3d with it
+	OMP_NUM_THREADS=1 $(VENV)-3d/bin/python -m pytest tests/three_d
+
+bench-3d: $(VENV)-3d/.installed ## Measure a step of a scene beside nerfstudio's generfacto
+	OMP_NUM_THREADS=1 $(VENV)-3d/bin/python -m tests.benchmarks.three_d
+
 docs: $(VENV)/.installed ## Regenerate docs/recipes.md
 	$(BIN)/pcs recipes list --markdown > docs/recipes.md
 
@@ -88,4 +100,4 @@ wheel: $(VENV)/.installed-dev ## Build the wheel into dist/
 	$(BIN)/python -m build --wheel
 
 clean: ## Remove the environment and what was built
-	rm -rf $(VENV) dist build
+	rm -rf $(VENV) $(VENV)-3d dist build

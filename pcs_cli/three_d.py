@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from pcs_cli.console import console, minutes
-from pcs_cli.options import Base, Json, Offline, Out, Quiet, Resume, Set, resumable
+from pcs_cli.options import Base, DryRun, Json, Offline, Out, Quiet, Resume, Set, resumable
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -35,6 +36,7 @@ def dreambooth3d(
     changes: Set = [],  # noqa: B006
     out: Out = None,
     resume: Resume = False,
+    dry_run: DryRun = False,
     offline: Offline = False,
     json: Json = False,
     quiet: Quiet = False,
@@ -54,6 +56,7 @@ def dreambooth3d(
     from modalities.core import bases
     from modalities.core.artifact import Artifact
     from modalities.core.concept import Concept, checked_noun
+    from modalities.core.progress import Silent
 
     word = checked_noun(noun)
     chosen = _recipe(recipe, base, changes)
@@ -70,6 +73,10 @@ def dreambooth3d(
         )
     folder = out or machine.runs / f"{photos.resolve().name}-3d"
     place = machine.machine()
+    if dry_run:
+        stages = DreamBooth3D(chosen, concept, folder, place, Silent()).plan()
+        _tell_stages(chosen, concept.phrase, folder, stages)
+        return
     with console.progress() as progress, resumable(folder):
         notes = DreamBooth3D(chosen, concept, folder, place, progress).run(resume=resume)
         progress.start("drawing the turntable, meshing", 0)
@@ -90,6 +97,7 @@ def dreamfusion(
     changes: Set = [],  # noqa: B006
     out: Out = None,
     resume: Resume = False,
+    dry_run: DryRun = False,
     offline: Offline = False,
     json: Json = False,
     quiet: Quiet = False,
@@ -120,9 +128,12 @@ def dreamfusion(
     name = f"{run.resolve().name}-3d" if run else f"{concept.noun.replace(' ', '-')}-3d"
     folder = out or machine.runs / name
 
-    from modalities.three_d.session import open_scene, optimize
+    from modalities.three_d.session import open_scene, optimize, plan
 
     place = machine.machine()
+    if dry_run:
+        _tell_plan(chosen, concept.phrase, folder, plan(chosen, concept, place, prior))
+        return
     with console.progress() as progress, resumable(folder):
         made = optimize(
             chosen,
@@ -162,6 +173,9 @@ def render(
 @app.command()
 def export(
     run: Run,
+    form: Annotated[
+        str, typer.Option("--format", help="mesh, or nerfstudio: a run that ns-viewer, ns-render and ns-export open.")
+    ] = "mesh",
     cells: Annotated[int, typer.Option(min=16, max=512, help="Cells a side of the grid that is meshed.")] = 96,
     size: Annotated[float, typer.Option(min=0.001, help="Longest side of the mesh in metres.")] = 1.0,
     out: Out = None,
@@ -170,16 +184,57 @@ def export(
 ) -> None:
     """Mesh a finished scene again, finer or of another size: mesh.glb, mesh.obj and points.ply.
 
+    With --format nerfstudio it is written as a run of nerfstudio instead, which needs the extra [3d].
+
     Example: pcs 3d export runs/rex-3d --cells 160 --size 0.3
+
+    Example: pcs 3d export runs/rex-3d --format nerfstudio
     """
     console.setup(json=json, quiet=quiet)
+    from modalities.core.errors import PcsError
     from modalities.three_d.outputs import write_mesh
 
     folder = out or run
+    if form == "nerfstudio":
+        return _to_nerfstudio(run, folder)
+    if form != "mesh":
+        raise PcsError(f'--format is mesh or nerfstudio, not "{form}".')
     mesh = write_mesh(_opened(run), folder, cells=cells, size=size)
     files = [str(folder / name) for name in ("mesh.glb", "mesh.obj", "points.ply")]
     console.result(
         {"files": files, "vertices": len(mesh.vertices), "faces": len(mesh.faces), "closed": mesh.is_closed}, files
+    )
+    return None
+
+
+def _to_nerfstudio(run: Path, folder: Path) -> None:
+    """Write `folder`/nerfstudio and say what opens it."""
+    from modalities.core.artifact import Artifact
+    from modalities.three_d.dreambooth3d import STAGES
+    from modalities.three_d.extra import lacking, require_nerfstudio
+    from modalities.three_d.outputs import rendered_views
+    from modalities.three_d.pseudo_views import PseudoViews
+
+    require_nerfstudio()
+    from modalities.three_d.nerfstudio import write_run
+
+    scene = _opened(run)
+    pseudo = run / STAGES[3]
+    views = PseudoViews.read(pseudo) if pseudo.is_dir() else rendered_views(scene)
+    last = run / STAGES[-1]
+    steps = Artifact(last if last.is_dir() else run).about()["steps"]
+    config = write_run(scene, views, folder, steps=steps)
+    for warning in lacking():
+        console.warn(warning)
+    data, checkpoints = config.parents[2] / "data", config.parent / "nerfstudio_models"
+    told = {"config": str(config), "data": str(data), "checkpoints": str(checkpoints)}
+    quoted = {name: shlex.quote(path) for name, path in told.items()}
+    console.result(
+        told,
+        [
+            f"ns-viewer --load-config {quoted['config']}",
+            f"ns-train pcs --data {quoted['data']} --load-dir {quoted['checkpoints']}",
+        ],
     )
 
 
@@ -264,8 +319,27 @@ def _tell_plan(recipe: Recipe, phrase: str, folder: Path, plan: Plan) -> None:
             "learns": f"{plan.learned:,} numbers, the scene",
             "plan": f"{plan.steps} steps, {minutes(plan.seconds)}, {plan.memory_mb / 1000:.1f} GB memory",
             "writes": str(folder),
-        },
+        }
+        | _views(recipe, phrase),
     )
+
+
+def _tell_stages(recipe: Recipe, phrase: str, folder: Path, stages: dict[str, tuple[int, float]]) -> None:
+    told = {
+        name: f"{count} {'views' if name.endswith('pseudo') else 'steps'}, {minutes(seconds)}"
+        for name, (count, seconds) in stages.items()
+    }
+    whole = minutes(sum(seconds for _, seconds in stages.values()))
+    facts = {"subject": phrase, "base": recipe.backbone} | told | {"whole": whole, "writes": str(folder)}
+    console.facts(recipe.title, facts | _views(recipe, phrase))
+
+
+def _views(recipe: Recipe, phrase: str) -> dict[str, str]:
+    """What is asked of each side of the scene."""
+    from modalities.three_d.components.view_prompts import ViewPrompts
+
+    words = next((part for part in recipe.components if isinstance(part, ViewPrompts)), ViewPrompts())
+    return words.told(recipe.data.prompts[0].format(phrase))
 
 
 def _tell(folder: Path, handed: Handed, seconds: float, more: dict[str, Any]) -> None:

@@ -70,7 +70,7 @@ class Views:
         return Rays(origins, directions)
 
     def matrices(self) -> Float[Tensor, "b 4 4"]:
-        """Camera-to-world matrices in OpenGL's convention, as nerfstudio's `transforms.json` wants them (y up)."""
+        """Camera-to-world matrices in OpenGL's convention."""
         axes = self.axes()
         matrix = torch.eye(4, device=axes.device).repeat(len(self), 1, 1)
         matrix[:, :3, :3] = axes.transpose(1, 2)

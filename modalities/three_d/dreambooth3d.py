@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,12 +31,15 @@ from modalities.three_d.components.orbit import Orbit
 from modalities.three_d.components.reconstruction import Reconstruction
 from modalities.three_d.components.view_prompts import ViewPrompts
 from modalities.three_d.outputs import pictures
+from modalities.three_d.partial import PartialSession
 from modalities.three_d.pseudo_views import PseudoViews
 from modalities.three_d.redraw import redraw
-from modalities.three_d.session import open_scene, optimize
+from modalities.three_d.session import open_scene, optimize, plan
 from modalities.three_d.stages import Stage, digest, run_stages
 
 STAGES = ("01_partial", "02_scene", "03_full", "04_pseudo", "05_multiview", "06_scene")
+# Views that the partial DreamBooth must tell apart, and how often it is asked for them.
+VIEWS, LOOKS = ("front", "side", "back"), 6
 PSEUDO_ELEVATIONS = (10.0, 30.0)
 
 
@@ -81,12 +85,22 @@ class DreamBooth3D:
                 write_text(told, self.recipe.dump())
             return run_stages(self.folder, self.stages(), self._begin)
 
+    def plan(self) -> dict[str, tuple[int, float]]:
+        """Try two steps of a DreamBooth and of a scene; for each stage how many steps, and about how many seconds."""
+        settings = self.settings
+        learned = personalize.plan(self._image_recipe(settings.partial), self.concept, self.machine)
+        scene = plan(scene_recipe(self.recipe, with_views=False), self._words(), self.machine)
+        per_step = learned.seconds / settings.partial
+        counts = (settings.partial, scene.steps, settings.full, settings.views, settings.multiview, scene.steps)
+        each = (per_step, scene.seconds / scene.steps, per_step, learned.seconds_per_image) * 2
+        return {name: (count, count * one) for name, count, one in zip(STAGES, counts, each, strict=False)}
+
     def stages(self) -> list[Stage]:
         """All stages with their inputs and their work."""
         base = digest(self.recipe.dump(), self.concept.digest)
         weights = [self._weights(name) for name in STAGES]
         works: list[tuple[Callable[[Path], dict[str, Any]], Callable[[], str]]] = [
-            (self._learn(self.settings.partial), lambda: base),
+            (self._partial, lambda: base),
             (self._scene(STAGES[0], None), lambda: digest(base, weights[0]())),
             (self._learn(self.settings.full), lambda: base),
             (self._pseudo, lambda: digest(base, weights[1](), weights[2]())),
@@ -99,6 +113,17 @@ class DreamBooth3D:
         ]
 
     # -- the works -------------------------------------------------------------------------------------------
+
+    def _partial(self, place: Path) -> dict[str, Any]:
+        """Stop while the words for views still make a difference."""
+        settings = self.settings
+        if not settings.keep_views:
+            return self._learn(settings.partial)(place)
+        words = _part(self.recipe.components, ViewPrompts).words
+        said = self.concept.prompt(self.recipe.data.prompts[0])
+        views = partial(PartialSession, keep=settings.keep_views, prompts=[said + words[name] for name in VIEWS])
+        recipe = self._image_recipe(settings.partial, every=max(1, settings.partial // LOOKS))
+        return self._personalized(place, recipe, self.concept, views)
 
     def _learn(self, steps: int) -> Callable[[Path], dict[str, Any]]:
         def work(place: Path) -> dict[str, Any]:
@@ -162,30 +187,34 @@ class DreamBooth3D:
         """Go on from the partial DreamBooth, on photos and pseudo views together."""
         images = [media.read_photo(path) for path in self._files(self.folder / STAGES[3]) if path.suffix == ".png"]
         concept = replace(self.concept, photos=(*self.concept.photos, *images))
-        recipe, partial, run = (
+        recipe, first, run = (
             self._image_recipe(self.settings.multiview),
             Artifact.open(self.folder / STAGES[0]),
             Artifact(place),
         )
         if not run.exists():
-            run.begin(recipe, concept, partial.about()["base_fingerprint"])
+            run.begin(recipe, concept, first.about()["base_fingerprint"])
         if run.about()["state"] != "finished" and not run.checkpoint_file.is_file():
-            weights = {f"weights/{name}": value for name, value in partial.weights().items()}
+            weights = {f"weights/{name}": value for name, value in first.weights().items()}
             write_tensors(run.checkpoint_file, weights, {"step": "0"})
         return self._personalized(place, recipe, concept)
 
     # -- what they share -------------------------------------------------------------------------------------
 
-    def _personalized(self, place: Path, recipe: Recipe, concept: Concept) -> dict[str, Any]:
-        run = personalize.personalize(recipe, concept, place, self.machine, resume=True, progress=self.progress)
+    def _personalized(
+        self, place: Path, recipe: Recipe, concept: Concept, session: Callable[..., PartialSession] | None = None
+    ) -> dict[str, Any]:
+        run = personalize.personalize(
+            recipe, concept, place, self.machine, resume=True, progress=self.progress, session=session
+        )
         kept = run.about()["kept"]
-        return {"steps": run.about()["steps"], "subject": kept["subject"], "drift": kept["drift"]}
+        return {"steps": run.about()["kept_step"], "subject": kept["subject"], "drift": kept["drift"]}
 
-    def _image_recipe(self, steps: int) -> Recipe:
+    def _image_recipe(self, steps: int, every: int | None = None) -> Recipe:
         """The image recipe at that length; it keeps its last step, because the stages decide when to stop."""
         changes: dict[str, Any] = {
             "train": {"steps": steps},
-            "validation": {"every": steps, "images": 1, "select": "last", "patience": None},
+            "validation": {"every": every or steps, "images": 1, "select": "last", "patience": None},
         }
         chosen = recipes.load(self.settings.recipe, changes, backbone=self.recipe.backbone)
         if chosen.phases:

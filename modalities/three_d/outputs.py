@@ -25,6 +25,7 @@ from modalities.three_d.mesh import Mesh
 from modalities.three_d.mesh_files import write_glb, write_obj, write_points
 from modalities.three_d.page import write_page
 from modalities.three_d.part import part_of
+from modalities.three_d.pseudo_views import PseudoViews
 from modalities.three_d.shape import mesh_of, occupied_cells, points_of
 
 FRAMES, SIDE, SHEET_VIEWS, SAMPLES, POINTS, CELLS = 24, 128, 8, 96, 20_000, 96
@@ -62,6 +63,12 @@ def pictures(studio: Studio, views: Views, side: int, *, place: int | None = Non
         for n in range(len(views))
     ]
     return torch.cat(seen)
+
+
+def rendered_views(studio: Studio, count: int = SHEET_VIEWS * 3) -> PseudoViews:
+    """`count` pictures of the scene over white with their cameras, at the base's resolution."""
+    views = around(studio, count)
+    return PseudoViews(pictures(studio, views, studio.resolution), views, (0,) * count)
 
 
 def write_turntable(studio: Studio, folder: Path, *, frames: int, side: int) -> tuple[Path, Path]:

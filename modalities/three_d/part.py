@@ -1,4 +1,4 @@
-"""Components of a scene: they also know where the cameras stand, and see what was rendered."""
+"""Components of a scene: they also know where the cameras stand, see what was rendered, or change how it is scored."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+    from modalities.core.step import Batch
     from modalities.core.studio import Studio
     from modalities.three_d.renderer import Rendering
 
@@ -23,6 +24,30 @@ class ScenePart(Component):
 
     def penalty(self, rendering: Rendering, positions: Sequence[int]) -> Tensor | None:
         """Return a scalar to add to the loss for what items `positions` of the run showed, or None."""
+        return None
+
+
+class ScorePart(Component):
+    """Base of the components that change what the component `score_distillation` does.
+
+    Its gradient is a weighed difference of two clean pictures: what guidance sees in the noisy latents, and a
+    reference, which without any of these components is what was rendered.
+    """
+
+    def start(self, batch: Batch, negative: str) -> Batch:
+        """Change the items before they are noised; `negative` is the prompt that asks for nothing."""
+        return batch
+
+    def also_asked(self, batch: Batch) -> list[tuple[str, ...]]:
+        """Further prompts for the same noisy latents, in blocks of one for each item."""
+        return []
+
+    def towards(self, direction: Tensor, away: list[Tensor], batch: Batch) -> Tensor:
+        """Change the direction of guidance (B, ...); `away` points from nothing to each block of `also_asked`."""
+        return direction
+
+    def reference(self, batch: Batch) -> Tensor | None:
+        """The clean latents (B, ...) that the guided ones are compared with, or None."""
         return None
 
 

@@ -21,6 +21,10 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+# From our world, y up and facing +z, to nerfstudio's, z up and facing -y.
+Z_UP = ((1.0, 0.0, 0.0), (0.0, 0.0, -1.0), (0.0, 1.0, 0.0))
+
+
 @dataclass(frozen=True)
 class PseudoViews:
     """Pictures `(n, 3, side, side)` in [0, 1], their n cameras, and for each the number of the place behind it."""
@@ -55,9 +59,11 @@ class PseudoViews:
         return cls(torch.stack(pictures), Views(*columns), tuple(camera["place"] for camera in cameras))
 
     def write(self, folder: Path) -> None:
-        """Write the dataset as nerfstudio's dataparser reads it."""
+        """Write the dataset as nerfstudio's dataparser reads it; its world is z up."""
+        import torch
+
         side, frames = self.pictures.shape[-1], list[dict[str, Any]]()
-        matrices = self.views.matrices()
+        matrices = torch.block_diag(torch.tensor(Z_UP), torch.ones(1, 1)) @ self.views.matrices()
         for number, picture in enumerate(self.pictures):
             name = f"images/{number:03}.png"
             media.save_png(media.to_image(picture), folder / name)
@@ -77,7 +83,15 @@ class PseudoViews:
             )
         write_json(
             folder / "transforms.json",
-            {"camera_model": "OPENCV", "w": side, "h": side, "cx": side / 2, "cy": side / 2, "frames": frames},
+            {
+                "camera_model": "PINHOLE",
+                "w": side,
+                "h": side,
+                "cx": side / 2,
+                "cy": side / 2,
+                "applied_transform": [[*row, 0.0] for row in Z_UP],
+                "frames": frames,
+            },
         )
 
     @property

@@ -8,11 +8,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from modalities.core import bases, media
+from modalities.core import bases, media, personalize
 from modalities.core.artifact import Artifact, write_tensors
 from modalities.core.concept import Concept
 from modalities.core.machine import Machine
-from modalities.core.personalize import Plan, Session, personalize
+from modalities.core.personalize import Plan, Session
 from modalities.core.progress import Progress
 from modalities.core.recipe import Recipe
 from modalities.core.report import grid
@@ -49,7 +49,7 @@ def optimize(
     Raises:
         PcsError, RunFailed, Interrupted: as `personalize`.
     """
-    return personalize(
+    return personalize.personalize(
         recipe,
         concept,
         folder,
@@ -60,6 +60,12 @@ def optimize(
         session=partial(SceneSession, pseudo=pseudo),
         opened=partial(prior_in_place, prior, recipe, concept, machine, progress),
     )
+
+
+def plan(recipe: Recipe, concept: Concept, machine: Machine, prior: Artifact | None = None) -> Plan:
+    """Try two steps of a scene, and say what it would take; nothing is written but the cache."""
+    opened = partial(prior_in_place, prior, recipe, concept, machine, None)
+    return personalize.plan(recipe, concept, machine, session=SceneSession, opened=opened)
 
 
 class prior_in_place:

@@ -84,7 +84,7 @@ class SceneTrainer(Trainer):
         ]
         apart = torch.stack([self._difference(number, chosen.index(number)) for number in dict.fromkeys(chosen)]).mean()
         if self.balance is None:
-            self.balance = part.share * _norm(loss, learns) / max(_norm(apart, learns), 1e-12)
+            self.balance = part.share * gradient_norm(loss, learns) / max(gradient_norm(apart, learns), 1e-12)
         return self.balance * part.factor(progress_at(self.studio, batch.positions)) * apart
 
     def _difference(self, number: int, order: int) -> Tensor:
@@ -144,7 +144,7 @@ class SceneTrainer(Trainer):
         return functional.interpolate(pixels, (side, side), mode="bilinear", antialias=True)
 
 
-def _norm(loss: Tensor, values: Sequence[Tensor]) -> float:
+def gradient_norm(loss: Tensor, values: Sequence[Tensor]) -> float:
     """Norm of the gradient of `loss` in `values`."""
     found = torch.autograd.grad(loss, values, retain_graph=True, allow_unused=True)
     return float(torch.stack([one.square().sum() for one in found if one is not None]).sum().sqrt())

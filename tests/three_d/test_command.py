@@ -103,6 +103,23 @@ def test_one_word_becomes_a_scene_that_can_be_drawn_and_meshed_again(pcs: Pcs, m
     assert 0 <= measured.json["view_words"] <= 1
 
 
+def test_a_plan_says_stages_and_what_is_asked_of_each_side(
+    pcs: Pcs, method: Path, photos: Path, tmp_path: Path
+) -> None:
+    told = pcs("3d", "dreambooth3d", photos, "--noun", "dog", "-r", method, "-o", "out", "--dry-run")
+    assert told.code == 0, told.err
+    said = " ".join(told.err.split())
+    for words in ("01_partial 1 steps", "02_scene 2 steps", "04_pseudo 3 views", "06_scene 2 steps"):
+        assert words in said
+    assert "back a photo of a sks dog in the snow, back view (up to 45 degrees off the back)" in said
+    told = pcs(
+        "3d", "dreamfusion", "dog", "-o", "out", "--base", json.loads(method.read_text())["backbone"], "--dry-run"
+    )
+    assert told.code == 0, told.err
+    assert "overhead a DSLR photo of a dog, overhead view (from 60 degrees up)" in " ".join(told.err.split())
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium here")
 @pytest.mark.parametrize(("width", "scheme"), [(1200, "light"), (390, "dark")])
 def test_the_page_turns_the_mesh_in_a_browser(tmp_path: Path, width: int, scheme: Any) -> None:

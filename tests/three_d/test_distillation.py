@@ -200,7 +200,10 @@ def test_pseudo_views_are_a_dataset_whose_pictures_may_be_deleted(tmp_path: Path
     assert torch.equal(again.pictures, views.pictures)
     assert again.places == (0, 1, 0)
     frame = json.loads((tmp_path / "transforms.json").read_text())["frames"][1]
-    assert torch.allclose(torch.tensor(frame["transform_matrix"]), views.views.matrices()[1], atol=1e-6)
+    x, y, z = views.views.matrices()[1][:3, 3]
+    placed = torch.tensor(frame["transform_matrix"])
+    assert torch.allclose(placed[:3, 3], torch.stack([x, -z, y]), atol=1e-6), "nerfstudio's world is z up"
+    assert placed[2, 1] > 0.9, "and the picture's up is its up"
     (tmp_path / "images" / "001.png").unlink()
     assert PseudoViews.read(tmp_path).places == (0, 0)
     for path in (tmp_path / "images").iterdir():

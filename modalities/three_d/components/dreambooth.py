@@ -23,7 +23,9 @@ class Dreambooth(Component):
 
     recipe: str = "image/dreambooth_lora"
     partial: Steps = 400
-    """Steps of the first, which must not yet have forgotten other views than those of the photos."""
+    """Steps of the first, at most; it must not yet have forgotten other views than those of the photos."""
+    keep_views: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """The first ends when its views are less diverse than this share of the base's; 0 takes all its steps."""
     full: Steps = 1200
     """Steps of the second, which knows the subject best."""
     multiview: Steps = 400

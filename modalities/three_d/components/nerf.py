@@ -51,6 +51,10 @@ class Nerf(ScenePart):
         """The scene."""
         return self._field
 
+    def take(self, field: SceneField) -> None:
+        """Work on another scene of the same size, which somebody else optimizes."""
+        self._field = field
+
     def side_at(self, positions: Sequence[int]) -> int:
         """Pixels a side of what items `positions` of the run show."""
         place = int(progress_at(self.studio, positions) * len(self.sides))

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from pydantic import Field
 
 from modalities.core.component import Component
-from modalities.three_d.part import progress_at
+from modalities.three_d.part import ScorePart, progress_at
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -51,25 +51,53 @@ class ScoreDistillation(Component):
         index = (low + torch.cat(drawn) * (high - low)) * (len(times) - 1)
         return times[index.round().long()].to(batch.t.device)
 
+    @property
+    def _parts(self) -> list[ScorePart]:
+        return [part for part in self.studio.components if isinstance(part, ScorePart)]
+
     def batch(self, batch: Batch) -> Batch:
+        """Every item at its time, then, unless guidance is off, the same without its words and with other words."""
         batch = replace(batch, t=self.times(batch))
+        for part in self._parts:
+            batch = part.start(batch, self.negative_prompt)
         if self.guidance == 1:
             return batch
-        return batch.joined(replace(batch, prompts=(self.negative_prompt,) * len(batch.prompts)))
+        whole = batch.joined(replace(batch, prompts=(self.negative_prompt,) * len(batch.prompts)))
+        for prompts in self._also_asked(batch):
+            whole = whole.joined(replace(batch, prompts=prompts))
+        return whole
+
+    def _also_asked(self, batch: Batch) -> list[tuple[str, ...]]:
+        return [prompts for part in self._parts for prompts in part.also_asked(batch)]
 
     def loss(self, step: Step, batch: Batch) -> Tensor:
         """Half the squared distance to the target, summed over an item, mean over the items."""
-        count = len(step.latents) // (1 if self.guidance == 1 else 2)
-        latents, t = step.latents[:count], step.t[:count]
+        count = len(dict.fromkeys(batch.positions))
+        items = batch.part(0, count)
+        latents = items.latents
         schedule = self.studio.backbone.schedule
-        noisy = schedule.noised(latents, step.noise[:count], t).detach()
-        asked, unasked = step.prediction[:count].detach(), step.prediction[-count:].detach()
-        clean = schedule.clean(noisy, guided(asked, unasked, self.guidance), t)
+        noisy = schedule.noised(latents, items.noise, items.t).detach()
+        asked, *others = step.prediction.detach().split(count)
+        clean = schedule.clean(noisy, self._guided(asked, others, items), items.t)
         if self.rescale:
-            clean = rescaled(clean, schedule.clean(noisy, asked, t), self.rescale)
-        gradient = (latents.detach() - clean) * self._weight(t).view(-1, *[1] * (latents.ndim - 1))
+            clean = rescaled(clean, schedule.clean(noisy, asked, items.t), self.rescale)
+        references = (part.reference(items) for part in self._parts)
+        reference = next((one for one in references if one is not None), latents.detach())
+        gradient = (reference - clean) * self._weight(items.t).view(-1, *[1] * (latents.ndim - 1))
         target = latents.detach() - gradient
         return 0.5 * (latents - target).square().sum() / count
+
+    def _guided(self, asked: Tensor, others: list[Tensor], items: Batch) -> Tensor:
+        """Classifier-free guidance (Ho & Salimans 2022, eq. 6, as libraries count its scale)."""
+        if not others:
+            return asked
+        unasked, *also = others
+        direction = asked - unasked
+        for part in self._parts:
+            blocks = len(part.also_asked(items))
+            direction = part.towards(direction, [one - unasked for one in also[:blocks]], items)
+            also = also[blocks:]
+        return unasked + self.guidance * direction
 
     def _weight(self, t: Tensor) -> Tensor:
         """What the residual of the clean picture is multiplied with.

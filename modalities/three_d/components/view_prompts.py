@@ -53,3 +53,13 @@ class ViewPrompts(Component):
         if off >= 180 - self.back:
             return self.words["back"]
         return self.words["side"] if abs(off - 90) <= self.side else ""
+
+    def told(self, prompt: str) -> dict[str, str]:
+        """What `prompt` becomes from each side, and where that is."""
+        where = {
+            "front": f"up to {self.front:g} degrees off the front",
+            "side": f"up to {self.side:g} degrees off a side",
+            "back": f"up to {self.back:g} degrees off the back",
+            "overhead": f"from {self.overhead:g} degrees up",
+        }
+        return {name: f"{prompt}{self.words[name]}  ({place})" for name, place in where.items()}
