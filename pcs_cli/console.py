@@ -162,15 +162,20 @@ class Lines:
     def __init__(self, console: Console) -> None:
         self._console = console
         self._stage, self._total, self._done, self._began_at = "", 0, 0, 0
-        self._started = self._spoken = 0.0
+        self._started: float | None = None
+        self._spoken = 0.0
 
     def start(self, stage: str, total: int, done: int = 0) -> None:
         self._stage, self._total, self._done, self._began_at = stage, total, done, done
-        self._started = self._spoken = time.monotonic()
+        self._started, self._spoken = None, time.monotonic()
 
     def advance(self, steps: int = 1, **values: float) -> None:
         self._done += steps
         now = time.monotonic()
+        if self._started is None:
+            # What comes before the first step is no measure of the others.
+            self._started, self._began_at = now, self._done
+            return
         if now - self._spoken < PLAIN_SECONDS:
             return
         self._spoken = now

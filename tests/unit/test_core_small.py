@@ -161,3 +161,17 @@ def test_the_wheel_holds_our_packages_and_recipes_and_nothing_else(tmp_path: Pat
     assert {top for top in tops if not top.endswith(".dist-info")} == {"pcs_cli", "modalities", "protect"}
     assert "pcs_cli/recipes/image/dreambooth_lora.yaml" in names
     assert not [name for name in names if "__pycache__" in name or name.startswith("tests")]
+
+
+def test_the_time_left_is_told_by_steps_and_not_by_what_came_before(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from pcs_cli import console
+
+    now = 0.0
+    monkeypatch.setattr(console.time, "monotonic", lambda: now)
+    lines = console.Lines(console.Console())
+    lines.start("training", 101)
+    for now in (60.0, 66.0):
+        lines.advance()
+    assert capsys.readouterr().err.splitlines() == ["training 2/101, 594 s left"]
