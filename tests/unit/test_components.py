@@ -286,7 +286,7 @@ def test_spectral_shifts_are_what_the_paper_says(base: Path, tmp_path: Path) -> 
     [
         {"lycoris": {"kind": "loha", "rank": 2, "layers": "attention+convolutions"}},
         {"lycoris": {"kind": "lokr", "rank": 2, "layers": "attention+convolutions"}},
-        {"oft": {"block": 8}},
+        {"oft": {"block": 8, "layers": "spatial"}},
         {"boft": {"block": 4}},
         {"dora": {"rank": 2, "layers": "attention+convolutions"}},
     ],
@@ -315,6 +315,11 @@ def test_structured_adapters_begin_as_the_base_learn_and_reload_exactly(
             folded = one.backbone.denoiser(noisy, times, words).sample
         assert torch.allclose(folded, learned, atol=1e-4)
         assert all(torch.equal(value, before[name]) for name, value in one.backbone.denoiser.state_dict().items())
+
+
+def test_oft_refuses_convolutions_that_it_would_not_begin_as(base: Path, tmp_path: Path) -> None:
+    with pytest.raises(PcsError, match="a convolution of several pixels"):
+        _studio(base, tmp_path, [{"oft": {"block": 8, "layers": "attention+convolutions"}}])
 
 
 TABLE = {"vectors": 2, "stages": 3}

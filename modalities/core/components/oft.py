@@ -5,11 +5,15 @@ https://arxiv.org/abs/2306.07280
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field
 
+from modalities.core.errors import PcsError
 from modalities.core.peft_layers import PeftComponent
+
+if TYPE_CHECKING:
+    from modalities.core.studio import Studio
 
 
 class Oft(PeftComponent):
@@ -26,3 +30,14 @@ class Oft(PeftComponent):
 
         # PEFT's default is a series that is orthogonal only near the start.
         return OFTConfig(r=0, oft_block_size=self.block, use_cayley_neumann=False, target_modules=layers)
+
+    def prepare(self, studio: Studio) -> None:
+        denoiser = studio.backbone.denoiser
+        for name in studio.backbone.select(self.layers):
+            # PEFT turns each pixel's patch and adds the patches where they overlap, so the start is not the base.
+            if max(getattr(denoiser.get_submodule(name), "kernel_size", (1,))) > 1:
+                raise PcsError(
+                    f"oft.layers: {self.layers} holds {name}, a convolution of several pixels, which OFT cannot turn "
+                    "here; choose layers without such, for example spatial."
+                )
+        super().prepare(studio)
