@@ -8,9 +8,12 @@ import sys
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from modalities.core.recipe import Recipe
 
 Json = Annotated[bool, typer.Option("--json", help="Write one JSON object to stdout, for scripts.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but errors.")]
@@ -28,7 +31,26 @@ Base = Annotated[
 ]
 Out = Annotated[Path | None, typer.Option("--out", "-o", help="Where to write.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on with the work in --out.")]
+COMMANDS = {"image": "pcs train image", "video": "pcs video customize", "three_d": "pcs 3d", "protect": "pcs protect"}
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Show the plan and stop.")]
+
+
+def recipe_for(modality: str, name: str, changes: list[str], base: str | None = None) -> Recipe:
+    """The recipe that was asked for, with the changes and on the base that were.
+
+    Raises:
+        PcsError: it is for another command, or is wrong.
+    """
+    from modalities.core import recipe as recipes
+    from modalities.core.errors import PcsError
+
+    chosen = recipes.load(name, recipes.changes_of(changes), backbone=base)
+    if chosen.modality != modality:
+        raise PcsError(
+            f'recipe "{name}" is for {chosen.modality}; take one of `pcs recipes list` for {modality}, '
+            f"or use `{COMMANDS[chosen.modality]}`."
+        )
+    return chosen
 
 
 def weighted(text: str) -> tuple[Path, float]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from pcs_cli.console import console, minutes
-from pcs_cli.options import Base, DryRun, Json, Offline, Quiet, Resume, Set, resumable
+from pcs_cli.options import Base, DryRun, Json, Offline, Quiet, Resume, Set, recipe_for, resumable
 
 if TYPE_CHECKING:
     from protect.protect import Plan
@@ -56,8 +56,12 @@ def protect(
     machine = settings.load(offline=offline)
     from modalities.core import bases
     from modalities.core.concept import checked_noun
+    from protect.recipe import Protection
 
-    chosen = _recipe(recipe, eps, base, changes)
+    if eps is not None:
+        changes = [*changes, f"budget.levels={eps}"]
+    chosen = recipe_for("protect", recipe, changes, base)
+    assert isinstance(chosen, Protection)
     noun = checked_noun(noun)
     bases.resolve(chosen.backbone)
 
@@ -80,25 +84,6 @@ def protect(
             announce=lambda plan: _tell_plan(chosen, photos, out, plan),
         )
     _tell_result(record, out)
-
-
-def _recipe(name: str, eps: float | None, base: str | None, changes: list[str]) -> Protection:
-    """The recipe as asked for.
-
-    Raises:
-        PcsError: it is none for protection, or is wrong.
-    """
-    from modalities.core import recipe as recipes
-    from modalities.core.errors import PcsError
-    from protect.recipe import Protection
-
-    asked = [*changes, *([f"budget.levels={eps}"] if eps is not None else [])]
-    chosen = recipes.load(name, recipes.changes_of(asked), backbone=base)
-    if not isinstance(chosen, Protection):
-        raise PcsError(
-            f'recipe "{name}" is for {chosen.modality}, not for protection; use `pcs train {chosen.modality}`.'
-        )
-    return chosen
 
 
 def _tell_plan(recipe: Protection, photos: Path, out: Path, plan: Plan) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from pcs_cli.console import console, minutes
-from pcs_cli.options import Base, DryRun, Json, Offline, Out, Quiet, Resume, Set, resumable
+from pcs_cli.options import Base, DryRun, Json, Offline, Out, Quiet, Resume, Set, recipe_for, resumable
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -59,7 +59,7 @@ def dreambooth3d(
     from modalities.core.progress import Silent
 
     word = checked_noun(noun)
-    chosen = _recipe(recipe, base, changes)
+    chosen = recipe_for("three_d", recipe, changes, base)
     bases.resolve(chosen.backbone)
 
     from modalities.three_d.dreambooth3d import STAGES, DreamBooth3D, subject_of
@@ -122,7 +122,7 @@ def dreamfusion(
     prior = Artifact.open(run) if run else None
     if prior and base:
         raise PcsError("--base: the run brings its own base; leave the option away.")
-    chosen = _recipe(recipe, prior.recipe().backbone if prior else base, changes)
+    chosen = recipe_for("three_d", recipe, changes, prior.recipe().backbone if prior else base)
     bases.resolve(chosen.backbone)
     concept = prior.concept() if prior else Concept(checked_noun(noun or ""), checked_noun(noun or ""))
     name = f"{run.resolve().name}-3d" if run else f"{concept.noun.replace(' ', '-')}-3d"
@@ -273,18 +273,6 @@ def evaluate(
         )
     ]
     console.result_table(["score", "value"], rows, scores.told())
-
-
-def _recipe(name: str, base: str | None, changes: list[str]) -> Recipe:
-    from modalities.core import recipe as recipes
-    from modalities.core.errors import PcsError
-
-    chosen = recipes.load(name, recipes.changes_of(changes), backbone=base)
-    if chosen.modality != "three_d":
-        raise PcsError(
-            f'recipe "{name}" is for {chosen.modality}; take one of `pcs recipes list` that begins with three_d.'
-        )
-    return chosen
 
 
 def _opened(folder: Path) -> Studio:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pcs_cli.console import console, minutes
-from pcs_cli.options import Base, DryRun, Json, Offline, Out, Quiet, Resume, Set, resumable
+from pcs_cli.options import Base, DryRun, Json, Offline, Out, Quiet, Resume, Set, recipe_for, resumable
 
 if TYPE_CHECKING:
     from modalities.core.artifact import Artifact
@@ -63,25 +63,15 @@ def image(
 
     machine = settings.load(offline=offline)
     from modalities.core import bases
-    from modalities.core import recipe as recipes
-    from modalities.core.concept import Concept, checked_noun
+    from modalities.core.concept import checked_noun
     from modalities.core.errors import PcsError
 
     if len(noun) != len(photos):
         raise PcsError(f"--noun is given {len(noun)} times for {len(photos)} folders; give one for each, in order.")
     nouns = [checked_noun(one) for one in noun]
-    chosen = recipes.load(recipe, recipes.changes_of(changes), backbone=base)
-    if chosen.modality != "image":
-        command = {"video": "pcs video customize", "three_d": "pcs 3d", "protect": "pcs protect"}[chosen.modality]
-        raise PcsError(f'recipe "{recipe}" is for {chosen.modality.replace("_", "-")}; use `{command}`.')
+    chosen = recipe_for("image", recipe, changes, base)
     bases.resolve(chosen.backbone)
-    words, side = chosen.data.subject, chosen.data.resolution or 0
-    concept = Concept.together(
-        [
-            Concept.from_folder(folder, noun=word, subject=words, number=number, resolution=side)
-            for number, (folder, word) in enumerate(zip(photos, nouns, strict=True), start=1)
-        ]
-    )
+    concept = _concept(chosen, photos, nouns)
     console.photos(concept)
     folder = out or machine.runs / ("-".join(one.resolve().name for one in photos) or "run")
 
@@ -105,6 +95,19 @@ def image(
             announce=lambda plan: _tell_plan(chosen, concept, folder, plan),
         )
     _tell_result(run)
+
+
+def _concept(recipe: Recipe, photos: list[Path], nouns: list[str]) -> Concept:
+    """Read the photos of every subject."""
+    from modalities.core.concept import Concept
+
+    words, side = recipe.data.subject, recipe.data.resolution or 0
+    return Concept.together(
+        [
+            Concept.from_folder(folder, noun=word, subject=words, number=number, resolution=side)
+            for number, (folder, word) in enumerate(zip(photos, nouns, strict=True), start=1)
+        ]
+    )
 
 
 def _tell_preview(recipe: Recipe, concept: Concept, machine: Machine, path: Path) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from pcs_cli.console import console, minutes
-from pcs_cli.options import Base, DryRun, Json, Offline, Out, Quiet, Resume, Set, resumable, weighted
+from pcs_cli.options import Base, DryRun, Json, Offline, Out, Quiet, Resume, Set, recipe_for, resumable, weighted
 from pcs_cli.video_eval import evaluate
 
 if TYPE_CHECKING:
@@ -158,13 +158,9 @@ def customize(
 
     machine = settings.load(offline=offline)
     from modalities.core import personalize
-    from modalities.core import recipe as recipes
     from modalities.core.artifact import Artifact
-    from modalities.core.errors import PcsError
 
-    chosen = recipes.load(recipe, recipes.changes_of(changes), backbone=base)
-    if chosen.modality != "video":
-        raise PcsError(f'recipe "{recipe}" is for {chosen.modality}; give one of `pcs recipes list` for video.')
+    chosen = recipe_for("video", recipe, changes, base)
     concept = _concept(chosen, photos, noun, clip or [], prompt or [])
     from modalities.video.customize import narrowed, require_same_clips, require_video_base
     from modalities.video.session import VideoSession
@@ -335,17 +331,12 @@ def generate(
                     written += save_previews(frames, path, artifact.about()["frames_per_second"], about)
                     rows.append((f"{prompt}   ({index})", as_images(frames)))
                     progress.advance()
-    sheet = folder / f"sheet-seed{seed}.png"
     if grid:
-        media.save_png(contact_sheet(rows), sheet)
-    console.result(
-        {
-            "clips": [str(path) for path in written if path.suffix == ".mp4"],
-            "sheet": str(sheet) if grid else None,
-            "matched": company.remarks,
-        },
-        [str(path) for path in [*written, *([sheet] if grid else [])]],
-    )
+        written.append(folder / f"sheet-seed{seed}.png")
+        media.save_png(contact_sheet(rows), written[-1])
+    clips = [str(path) for path in written if path.suffix == ".mp4"]
+    sheet = str(written[-1]) if grid else None
+    console.result({"clips": clips, "sheet": sheet, "matched": company.remarks}, [str(path) for path in written])
 
 
 def _prior(share: float | None) -> list[str]:

@@ -6,13 +6,11 @@ As DreamVideo has them (Wei et al., CVPR 2024, section 3.1, https://arxiv.org/ab
 from __future__ import annotations
 
 import re
-from collections.abc import Generator
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field, PrivateAttr
 
-from modalities.video.learner import Learner
+from modalities.video.learner import Hooked
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -23,13 +21,12 @@ if TYPE_CHECKING:
 TAIL = re.compile(r"\.(to_\w+(\.0)?|net\.0\.proj|net\.2)$")
 
 
-class Bottleneck(Learner):
+class Bottleneck(Hooked):
     """Adds `up(gelu(down(x)))` beside every sublayer that `layers` are part of; `up` begins at zero."""
 
     rank: Annotated[int, Field(gt=0)] = 32
     layers: str
 
-    _strength: float = PrivateAttr(default=0.0)
     _beside: dict[str, Any] = PrivateAttr(default_factory=dict)
     _guides: dict[str, Any] = PrivateAttr(default_factory=dict)
 
@@ -89,21 +86,3 @@ class Bottleneck(Learner):
 
     def told(self) -> dict[str, object]:
         return {"rank": self.rank, "layers": self.layers}
-
-    @contextmanager
-    def working(self, is_on: bool) -> Generator[None]:
-        """Switch it on or off for one pass."""
-        before, self._strength = self._strength, float(is_on)
-        try:
-            yield
-        finally:
-            self._strength = before
-
-    @contextmanager
-    def sampling(self, pipeline: Any) -> Generator[None]:
-        """Put it beside its sublayers, with its weight."""
-        before, self._strength = self._strength, self.weight
-        try:
-            yield
-        finally:
-            self._strength = before

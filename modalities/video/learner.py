@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Generator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from pydantic import PrivateAttr
 
 from modalities.core.component import Component
 
@@ -53,3 +55,29 @@ class Learner(Component):
     def told(self) -> dict[str, object]:
         """What its file says of it."""
         return {}
+
+
+class Hooked(Learner):
+    """Works by hooks on the denoiser's layers, which add `_strength` times what it learned."""
+
+    _strength: float = PrivateAttr(default=0.0)
+
+    @contextmanager
+    def working(self, is_on: bool) -> Generator[None]:
+        """Switch it on or off for one pass."""
+        with self._at(float(is_on)):
+            yield
+
+    @contextmanager
+    def sampling(self, pipeline: Any) -> Generator[None]:
+        """Put what it learned in place, with its weight."""
+        with self._at(self.weight):
+            yield
+
+    @contextmanager
+    def _at(self, strength: float) -> Generator[None]:
+        before, self._strength = self._strength, strength
+        try:
+            yield
+        finally:
+            self._strength = before

@@ -183,7 +183,7 @@ def test_what_cannot_be_is_refused_before_anything_is_written(
 def test_a_recipe_for_training_is_refused_by_name(pcs: Pcs, photos: Path, tmp_path: Path) -> None:
     done = pcs("protect", photos, "-o", tmp_path / "out", "--recipe", "image/dreambooth_lora")
     assert done.code == 2
-    assert "not for protection" in done.message
+    assert "is for image; take one of `pcs recipes list` for protect, or use `pcs train image`" in done.message
     done = pcs("train", "image", photos, "--noun", "mug", "--recipe", "protect/aspl", "--out", tmp_path / "out")
     assert done.code == 2
     assert "use `pcs protect`" in done.message

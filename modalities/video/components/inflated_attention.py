@@ -6,14 +6,12 @@ follows every block, and it and all queries learn.
 
 from __future__ import annotations
 
-from collections.abc import Generator
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import PrivateAttr
 
 from modalities.core.errors import PcsError
-from modalities.video.learner import Learner, Source
+from modalities.video.learner import Hooked, Source
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -23,7 +21,7 @@ if TYPE_CHECKING:
     from modalities.video.backbones.inflated import Inflated
 
 
-class InflatedAttention(Learner):
+class InflatedAttention(Hooked):
     """Queries learn as changes of the base's own, and the new attention ends in zeros: untrained, it adds nothing."""
 
     source: ClassVar[Source] = "clips"
@@ -31,7 +29,6 @@ class InflatedAttention(Learner):
 
     _queries: dict[str, Any] = PrivateAttr(default_factory=dict)
     _over_time: dict[str, Any] = PrivateAttr(default_factory=dict)
-    _strength: float = PrivateAttr(default=0.0)
 
     def prepare(self, studio: Studio) -> None:
         from diffusers.models.attention import BasicTransformerBlock
@@ -95,24 +92,6 @@ class InflatedAttention(Learner):
         for name, layers in self._over_time.items():
             found |= {f"{part}.{name}.over_time.{key}": value for key, value in layers.named_parameters()}
         return found
-
-    @contextmanager
-    def working(self, is_on: bool) -> Generator[None]:
-        """Switch what it learned on or off for one pass; frames see each other either way."""
-        before, self._strength = self._strength, float(is_on)
-        try:
-            yield
-        finally:
-            self._strength = before
-
-    @contextmanager
-    def sampling(self, pipeline: Any) -> Generator[None]:
-        """Put what it learned in place, with its weight."""
-        before, self._strength = self._strength, self.weight
-        try:
-            yield
-        finally:
-            self._strength = before
 
 
 class SparseCausal:
