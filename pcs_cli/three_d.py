@@ -174,15 +174,20 @@ def render(
 def export(
     run: Run,
     form: Annotated[
-        str, typer.Option("--format", help="mesh, or nerfstudio: a run that ns-viewer, ns-render and ns-export open.")
-    ] = "mesh",
+        str | None,
+        typer.Option(
+            "--format",
+            help="glb, obj or ply alone; or nerfstudio: a run that ns-viewer, ns-render and ns-export open.",
+        ),
+    ] = None,
     cells: Annotated[int, typer.Option(min=16, max=512, help="Cells a side of the grid that is meshed.")] = 96,
+    faces: Annotated[int, typer.Option(min=100, help="About how many triangles are kept.")] = 10_000,
     size: Annotated[float, typer.Option(min=0.001, help="Longest side of the mesh in metres.")] = 1.0,
     out: Out = None,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Mesh a finished scene again, finer or of another size: mesh.glb, mesh.obj and points.ply.
+    """Mesh a finished scene again, finer, lighter or of another size: mesh.glb, mesh.obj and points.ply.
 
     With --format nerfstudio it is written as a run of nerfstudio instead, which needs the extra [3d].
 
@@ -192,18 +197,23 @@ def export(
     """
     console.setup(json=json, quiet=quiet)
     from modalities.core.errors import PcsError
-    from modalities.three_d.outputs import write_mesh
+    from modalities.three_d.outputs import solid_of, write_solid
 
     folder = out or run
     if form == "nerfstudio":
         return _to_nerfstudio(run, folder)
-    if form != "mesh":
-        raise PcsError(f'--format is mesh or nerfstudio, not "{form}".')
-    mesh = write_mesh(_opened(run), folder, cells=cells, size=size)
-    files = [str(folder / name) for name in ("mesh.glb", "mesh.obj", "points.ply")]
-    console.result(
-        {"files": files, "vertices": len(mesh.vertices), "faces": len(mesh.faces), "closed": mesh.is_closed}, files
-    )
+    if form not in (None, "glb", "obj", "ply"):
+        raise PcsError(f'--format is glb, obj, ply or nerfstudio, not "{form}".')
+    solid = solid_of(_opened(run), cells=cells, faces=faces, size=size)
+    files = [str(path) for path in write_solid(solid, folder, form)]
+    mesh = solid.mesh
+    if not mesh.is_closed:
+        console.warn("the mesh has holes or touches itself; printing or cutting it may fail.")
+    metres = [round(float(side), 4) for side in mesh.vertices.max(0) - mesh.vertices.min(0)]
+    told = {"vertices": len(mesh.vertices), "faces": len(mesh.faces), "closed": mesh.is_closed, "metres": metres}
+    sides = " x ".join(f"{side:g}" for side in metres)
+    said = f"{len(mesh.faces):,} triangles, texture {len(solid.picture)} x {len(solid.picture)}, {sides} m"
+    console.result({"files": files, "texture": len(solid.picture)} | told, [*files, said])
     return None
 
 

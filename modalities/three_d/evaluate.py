@@ -26,7 +26,7 @@ from modalities.three_d.components.nerf import Nerf
 from modalities.three_d.components.view_prompts import ViewPrompts
 from modalities.three_d.outputs import around, pictures
 from modalities.three_d.part import part_of
-from modalities.three_d.shape import densities, grid_points, level_of, mesh_of, points_of
+from modalities.three_d.shape import densities, grid_points, level_of, mesh_of
 
 VIEWS, CELLS, POINTS = 24, 64, 4000
 SECTORS = {"front": 0.0, "side": 90.0, "back": 180.0}
@@ -135,7 +135,8 @@ def _against(truth: Path, scene: Studio, level: float) -> tuple[float, float]:
     solid = TrueShape.read(truth)
     inside, found = solid.contains(grid_points(CELLS)).view(CELLS, CELLS, CELLS), densities(field, CELLS) > level
     iou = float((inside & found).sum() / (inside | found).sum())
-    surface = torch.from_numpy(points_of(mesh_of(field), POINTS)[0])
+    mesh = mesh_of(field)
+    surface = torch.from_numpy(mesh.points(*mesh.scattered(POINTS)))
     apart = torch.cdist(surface, solid.surface(POINTS))
     return iou, float(apart.amin(1).mean() + apart.amin(0).mean()) / 2
 

@@ -13,13 +13,10 @@ TETRAHEDRA = np.array([(0, 1, 3, 7), (0, 3, 2, 7), (0, 2, 6, 7), (0, 6, 4, 7), (
 
 @dataclass(frozen=True)
 class Mesh:
-    """A closed surface. vertices (V, 3) float32, y up, facing +z; faces (T, 3) int32, counter-clockwise from outside;
-    colours (V, 3) float32 sRGB in [0, 1].
-    """
+    """A surface. vertices (V, 3) float32, y up, facing +z; faces (T, 3) int32, counter-clockwise from outside."""
 
     vertices: np.ndarray
     faces: np.ndarray
-    colours: np.ndarray
 
     @property
     def volume(self) -> float:
@@ -60,7 +57,20 @@ class Mesh:
         names, counts = np.unique(of_face, return_counts=True)
         faces = self.faces[of_face == names[counts.argmax()]]
         used, flat = np.unique(faces, return_inverse=True)
-        return Mesh(self.vertices[used], flat.reshape(-1, 3).astype(np.int32), self.colours[used])
+        return Mesh(self.vertices[used], flat.reshape(-1, 3).astype(np.int32))
+
+    def scattered(self, count: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+        """`count` places spread evenly over the surface: their triangles (count,) and corner shares (count, 3)."""
+        rng = np.random.default_rng(seed)
+        a, b, c = (self.vertices[self.faces[:, corner]].astype(np.float64) for corner in range(3))
+        area = np.linalg.norm(np.cross(b - a, c - a), axis=1)
+        chosen = rng.choice(len(area), size=count, p=area / area.sum())
+        across, along = np.sqrt(rng.random(count)), rng.random(count)
+        return chosen, np.stack([1 - across, across * (1 - along), across * along], 1)
+
+    def points(self, face: np.ndarray, shares: np.ndarray) -> np.ndarray:
+        """Where places on triangles `face` (n,), `shares` (n, 3) between their corners, lie: (n, 3) float32."""
+        return (self.vertices[self.faces[face]] * shares[..., None]).sum(1).astype(np.float32)
 
     def standing(self, size: float = 1.0) -> Mesh:
         """The same on the ground y = 0, in the middle, its longest side `size` long."""
