@@ -257,7 +257,7 @@ def evaluate(
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Measure a finished scene: likeness by azimuth, one face or two, and the true shape of mini-world subjects.
+    """Measure a finished scene: likeness by azimuth, its word, one face or two, and the mini world's true shape.
 
     The true shape is the file subject.npz that `pcs world subject --solid` writes beside photos/.
 
@@ -275,6 +275,7 @@ def evaluate(
         [name, "-" if value is None else f"{value:.3f}"]
         for name, value in (
             ("photos among themselves", scores.ceiling),
+            (f"word found among {scores.among}", scores.precision),
             ("view words right", scores.view_words),
             ("neighbouring views alike", scores.neighbour),
             ("opposite views alike", scores.opposite),

@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from modalities.core import media
+from modalities.core.concept import Concept
 from modalities.core.encoders import ImageEncoder, TextImageEncoder
 from modalities.core.errors import PcsError
 from modalities.core.studio import Studio
@@ -29,6 +30,11 @@ from modalities.three_d.part import part_of
 from modalities.three_d.shape import densities, grid_points, level_of, mesh_of
 
 VIEWS, CELLS, POINTS = 24, 64, 4000
+# What else the subject might be called: the fifteen classes of the mini world, everyday words for any encoder.
+OTHER_NOUNS = (
+    "mug", "teapot", "car", "robot", "chair", "house", "duck", "snowman", "bear", "lamp", "backpack", "dog", "cat",
+    "sneaker", "clock",
+)  # fmt: skip
 SECTORS = {"front": 0.0, "side": 90.0, "back": 180.0}
 
 
@@ -40,6 +46,9 @@ class SceneScores:
         likeness: cosine of every render to its most similar photo, mean by sector (front, side, back) and over all.
         ceiling: the same of every photo to the most similar other one.
         view_words: share of the renders near front, side and back for which the text-image encoder names that view.
+        precision: CLIP R-precision (Park et al., NeurIPS 2021): share of the renders for which the text-image encoder
+            finds the prompt with the subject's class among the same prompt with each of the `OTHER_NOUNS`.
+        among: how many prompts those are; chance would find one in so many.
         opposite: mean cosine of a render to the one from the other side, and of neighbours 15 degrees apart; a
             subject with a face on both sides has an `opposite` near its `neighbour`.
         iou, chamfer: against the true shape: overlap of volumes at the density where the surface lies, and the mean
@@ -50,6 +59,8 @@ class SceneScores:
     likeness: dict[str, float]
     ceiling: float | None
     view_words: float
+    precision: float
+    among: int
     opposite: float
     neighbour: float
     iou: float | None
@@ -88,10 +99,13 @@ def evaluate(
     turned = [(subject * subject.roll(shift, 0)).sum(1).mean() for shift in (VIEWS // 2, 1)]
     iou, chamfer = (None, None) if truth is None else _against(truth, scene, level)
     likeness, ceiling = _likeness(subject, encoders[0], photos, azimuths)
+    described, prompts = encoders[1](drawn), prompts_for(scene)
     return SceneScores(
         likeness=likeness,
         ceiling=ceiling,
-        view_words=_named_right(scene, encoders[1], drawn, azimuths),
+        view_words=_named_right(scene, encoders[1], described, azimuths),
+        precision=float(((described @ encoders[1].text(prompts).T).argmax(1) == 0).float().mean()),
+        among=len(prompts),
         opposite=float(turned[0]),
         neighbour=float(turned[1]),
         iou=iou,
@@ -116,11 +130,18 @@ def _likeness(
     return {name: float(values.mean()) for name, values in sectors.items()} | {"all": float(best.mean())}, ceiling
 
 
-def _named_right(scene: Studio, encoder: TextImageEncoder, drawn: list[Image.Image], azimuths: list[float]) -> float:
+def prompts_for(scene: Studio) -> list[str]:
+    """The prompt that names the subject's class first, then those that name something else in its place."""
+    noun, template = scene.concept.noun, scene.recipe.data.prompts[0]
+    others = [Concept(one, one).class_prompt(template) for one in OTHER_NOUNS if one != noun]
+    return [scene.concept.class_prompt(template), *others]
+
+
+def _named_right(scene: Studio, encoder: TextImageEncoder, described: Tensor, azimuths: list[float]) -> float:
     """Share of the renders within 30 degrees of front, side or back whose view the encoder names."""
     words = part_of(scene, ViewPrompts).words
     prompt = scene.concept.class_prompt(scene.recipe.data.prompts[0])
-    seen = encoder(drawn) @ encoder.text([prompt + words[name] for name in SECTORS]).T
+    seen = described @ encoder.text([prompt + words[name] for name in SECTORS]).T
     right = [
         list(SECTORS)[int(row.argmax())] == name
         for row, azimuth in zip(seen, azimuths, strict=True)

@@ -108,6 +108,8 @@ def test_one_word_becomes_a_scene_that_can_be_drawn_and_meshed_again(pcs: Pcs, m
     measured = pcs("3d", "eval", "out", "--json")
     assert measured.json["iou"] is None
     assert 0 <= measured.json["view_words"] <= 1
+    assert 0 <= measured.json["precision"] <= 1
+    assert measured.json["among"] == 15, "its own word and fourteen others"
 
 
 def test_a_plan_says_stages_and_what_is_asked_of_each_side(
