@@ -22,6 +22,7 @@ from modalities.core.concept import Concept
 from modalities.core.draws import Draws
 from modalities.core.errors import PcsError
 from modalities.core.files import lock, require_writable, write_text
+from modalities.core.kept_base import KeptBase
 from modalities.core.machine import Machine
 from modalities.core.progress import Progress
 from modalities.core.recipe import Recipe
@@ -83,7 +84,9 @@ class DreamBooth3D:
         with lock(self.folder):
             if not told.is_file():
                 write_text(told, self.recipe.dump())
-            return run_stages(self.folder, self.stages(), self._begin)
+            # All stages share one base, on which each puts its own adapter.
+            kept = replace(self, machine=replace(self.machine, kept=KeptBase()))
+            return run_stages(self.folder, kept.stages(), self._begin)
 
     def plan(self) -> dict[str, tuple[int, float]]:
         """Try two steps of a DreamBooth and of a scene; for each stage how many steps, and about how many seconds."""
