@@ -23,13 +23,12 @@ from modalities.core.encoders import ImageEncoder, TextImageEncoder
 from modalities.core.errors import PcsError
 from modalities.core.studio import Studio
 from modalities.three_d.cameras import gap
-from modalities.three_d.components.nerf import Nerf
 from modalities.three_d.components.view_prompts import ViewPrompts
 from modalities.three_d.outputs import around, pictures
-from modalities.three_d.part import part_of
-from modalities.three_d.shape import densities, grid_points, level_of, mesh_of
+from modalities.three_d.part import part_of, scene_of
+from modalities.three_d.shape import grid_points
 
-VIEWS, CELLS, POINTS = 24, 64, 4000
+VIEWS, CELLS, MESH_CELLS, POINTS = 24, 64, 96, 4000
 # What else the subject might be called: the fifteen classes of the mini world, everyday words for any encoder.
 OTHER_NOUNS = (
     "mug", "teapot", "car", "robot", "chair", "house", "duck", "snowman", "bear", "lamp", "backpack", "dog", "cat",
@@ -51,9 +50,8 @@ class SceneScores:
         among: how many prompts those are; chance would find one in so many.
         opposite: mean cosine of a render to the one from the other side, and of neighbours 15 degrees apart; a
             subject with a face on both sides has an `opposite` near its `neighbour`.
-        iou, chamfer: against the true shape: overlap of volumes at the density where the surface lies, and the mean
-            distance of both surfaces to each other in half sides of the cube; as it stands, neither turned nor scaled.
-        level: density at which the surface lies.
+        iou, chamfer: against the true shape: overlap of volumes, and the mean distance of both surfaces to each other
+            in half sides of the cube; as it stands, neither turned nor scaled.
     """
 
     likeness: dict[str, float]
@@ -65,7 +63,6 @@ class SceneScores:
     neighbour: float
     iou: float | None
     chamfer: float | None
-    level: float
 
     def told(self) -> dict[str, Any]:
         """All of it as plain values."""
@@ -90,14 +87,12 @@ def evaluate(
         RunFailed: the scene is empty.
         PcsError: the truth cannot be read.
     """
-    field = part_of(scene, Nerf).field
-    level = level_of(field).density
     views = around(scene, VIEWS)
     drawn = [media.to_image(one) for one in pictures(scene, views, scene.resolution, place=0)]
     azimuths = views.azimuth.tolist()
     subject = encoders[0](drawn)
     turned = [(subject * subject.roll(shift, 0)).sum(1).mean() for shift in (VIEWS // 2, 1)]
-    iou, chamfer = (None, None) if truth is None else _against(truth, scene, level)
+    iou, chamfer = (None, None) if truth is None else _against(truth, scene)
     likeness, ceiling = _likeness(subject, encoders[0], photos, azimuths)
     described, prompts = encoders[1](drawn), prompts_for(scene)
     return SceneScores(
@@ -110,7 +105,6 @@ def evaluate(
         neighbour=float(turned[1]),
         iou=iou,
         chamfer=chamfer,
-        level=level,
     )
 
 
@@ -151,12 +145,11 @@ def _named_right(scene: Studio, encoder: TextImageEncoder, described: Tensor, az
     return sum(right) / len(right)
 
 
-def _against(truth: Path, scene: Studio, level: float) -> tuple[float, float]:
-    field = part_of(scene, Nerf).field
-    solid = TrueShape.read(truth)
-    inside, found = solid.contains(grid_points(CELLS)).view(CELLS, CELLS, CELLS), densities(field, CELLS) > level
+def _against(truth: Path, scene: Studio) -> tuple[float, float]:
+    solid, made = TrueShape.read(truth), scene_of(scene)
+    inside, found = solid.contains(grid_points(CELLS)).view(CELLS, CELLS, CELLS), made.solid(CELLS)
     iou = float((inside & found).sum() / (inside | found).sum())
-    mesh = mesh_of(field)
+    mesh = made.mesh(MESH_CELLS)
     surface = torch.from_numpy(mesh.points(*mesh.scattered(POINTS)))
     apart = torch.cdist(surface, solid.surface(POINTS))
     return iou, float(apart.amin(1).mean() + apart.amin(0).mean()) / 2

@@ -87,9 +87,19 @@ def isosurface(values: np.ndarray, level: float) -> tuple[np.ndarray, np.ndarray
     empty if nothing is above.
     """
     grid = values.copy()
+    edges, faces = crossed_edges(grid, level)
+    return _crossings(edges, grid.ravel(), level, np.array(grid.shape)), faces
+
+
+def crossed_edges(grid: np.ndarray, level: float) -> tuple[np.ndarray, np.ndarray]:
+    """Of each vertex of that surface the edge it lies on (V, 2), as flat numbers of two grid points; and the faces.
+
+    The border of `grid` is lowered below `level` in place.
+    """
+    lowest = level - 0.5 * abs(level) - 1e-3
     for axis in range(3):
         edge = np.moveaxis(grid, axis, 0)
-        edge[0], edge[-1] = np.minimum(edge[0], level * 0.5), np.minimum(edge[-1], level * 0.5)
+        edge[0], edge[-1] = np.minimum(edge[0], lowest), np.minimum(edge[-1], lowest)
     side = np.array(grid.shape)
     strides = np.array([side[1] * side[2], side[2], 1])
     inside = grid > level
@@ -130,7 +140,7 @@ def _triangles(
     unique, faces = np.unique(all_edges.reshape(-1, 2), axis=0, return_inverse=True)
     faces = faces.reshape(-1, 3)
     vertices = _crossings(unique, flat, level, side)
-    return vertices, _turned_outwards(vertices, faces, out).astype(np.int32)
+    return unique, _turned_outwards(vertices, faces, out).astype(np.int32)
 
 
 def _places(ids: np.ndarray, side: np.ndarray) -> np.ndarray:

@@ -6,7 +6,6 @@ import math
 import subprocess
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import torch
@@ -21,18 +20,16 @@ from modalities.core.files import replacing
 from modalities.core.report import contact_sheet
 from modalities.core.studio import Studio
 from modalities.three_d.cameras import Views, turntable
-from modalities.three_d.components.nerf import Nerf
 from modalities.three_d.components.orbit import Orbit
 from modalities.three_d.components.surroundings import Surroundings
 from modalities.three_d.mesh_files import write_glb, write_obj, write_points
 from modalities.three_d.page import write_page
-from modalities.three_d.part import part_of
+from modalities.three_d.part import part_of, scene_of
 from modalities.three_d.pseudo_views import PseudoViews
 from modalities.three_d.raster import rasterize
-from modalities.three_d.shape import mesh_of, occupied_cells, seen_colours
 from modalities.three_d.texture import Textured, decimated, textured
 
-FRAMES, SIDE, SHEET_VIEWS, SAMPLES, POINTS, CELLS, FACES = 24, 128, 8, 96, 20_000, 96, 10_000
+FRAMES, SIDE, SHEET_VIEWS, POINTS, CELLS, FACES = 24, 128, 8, 20_000, 96, 10_000
 TEXELS_PER_CELL = 5
 FRAMES_PER_SECOND = 12
 
@@ -60,14 +57,8 @@ def around(studio: Studio, count: int) -> Views:
 @torch.no_grad()
 def pictures(studio: Studio, views: Views, side: int, *, place: int | None = None) -> Float[Tensor, "n 3 side side"]:
     """The scene from each of `views`, over white or in front of place number `place`, on the CPU."""
-    nerf = part_of(studio, Nerf)
     behind = None if place is None else part_of(studio, Surroundings).place(place)
-    occupied = occupied_cells(nerf.field)
-    seen = [
-        nerf.draw(views[n : n + 1], side, background=behind, occupied=occupied, samples=SAMPLES).colours.cpu()
-        for n in range(len(views))
-    ]
-    return torch.cat(seen)
+    return scene_of(studio).portray(views, side, behind)
 
 
 def rendered_views(studio: Studio, count: int = SHEET_VIEWS * 3) -> PseudoViews:
@@ -90,10 +81,10 @@ def solid_of(studio: Studio, *, cells: int, faces: int, size: float = 1.0) -> Te
     Raises:
         RunFailed: the scene is empty.
     """
-    field = part_of(studio, Nerf).field
-    fine = mesh_of(field, cells)
+    scene = scene_of(studio)
+    fine = scene.mesh(cells)
     side = 2 ** math.ceil(math.log2(TEXELS_PER_CELL * cells))
-    return textured(decimated(fine, faces), partial(seen_colours, field), side).standing(size)
+    return textured(decimated(fine, faces), scene.paint, side).standing(size)
 
 
 def write_solid(solid: Textured, folder: Path, form: str | None = None) -> list[Path]:
