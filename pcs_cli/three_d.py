@@ -41,9 +41,9 @@ def dreambooth3d(
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Learn a subject from photos in the three stages of DreamBooth3D.
+    """Learn a subject from photos in the three stages of DreamBooth3D, or in the two of MVDream's DreamBooth.
 
-    Writes a run folder with six stages in it, one folder each, and of the last one turntable.gif, mesh.glb, mesh.obj,
+    Writes a run folder with the stages in it, one folder each, and of the last one turntable.gif, mesh.glb, mesh.obj,
     points.ply and a contact sheet. The photos are only read. Pictures in 04_pseudo/images may be deleted by hand
     before 05_multiview is made.
 
@@ -62,7 +62,7 @@ def dreambooth3d(
     chosen = recipe_for("three_d", recipe, changes, base)
     bases.resolve(chosen.backbone)
 
-    from modalities.three_d.dreambooth3d import STAGES, DreamBooth3D, subject_of
+    from modalities.three_d.dreambooth3d import DreamBooth3D, last_scene, subject_of
     from modalities.three_d.session import open_scene
 
     concept = Concept.from_folder(photos, noun=word, subject=subject_of(chosen))
@@ -80,7 +80,7 @@ def dreambooth3d(
     with console.progress() as progress, resumable(folder):
         notes = DreamBooth3D(chosen, concept, folder, place, progress).run(resume=resume)
         progress.start("drawing the turntable, meshing", 0)
-        scene = open_scene(Artifact.open(folder / STAGES[-1]), place)
+        scene = open_scene(Artifact.open(last_scene(folder)), place)
         handed = _hand_over(scene, folder, [photo.open() for photo in concept.photos])
     seconds = sum(note["seconds"] for note in notes)
     _tell(folder, handed, seconds, {"stages": {note["stage"]: note["scores"] for note in notes}})
@@ -220,7 +220,7 @@ def export(
 def _to_nerfstudio(run: Path, folder: Path) -> None:
     """Write `folder`/nerfstudio and say what opens it."""
     from modalities.core.artifact import Artifact
-    from modalities.three_d.dreambooth3d import STAGES
+    from modalities.three_d.dreambooth3d import STAGES, last_scene
     from modalities.three_d.extra import lacking, require_nerfstudio
     from modalities.three_d.outputs import rendered_views
     from modalities.three_d.pseudo_views import PseudoViews
@@ -231,8 +231,7 @@ def _to_nerfstudio(run: Path, folder: Path) -> None:
     scene = _opened(run)
     pseudo = run / STAGES[3]
     views = PseudoViews.read(pseudo) if pseudo.is_dir() else rendered_views(scene)
-    last = run / STAGES[-1]
-    steps = Artifact(last if last.is_dir() else run).about()["steps"]
+    steps = Artifact(last_scene(run)).about()["steps"]
     config = write_run(scene, views, folder, steps=steps)
     for warning in lacking():
         console.warn(warning)
@@ -290,12 +289,11 @@ def _opened(folder: Path) -> Studio:
     """The scene of a run, or of the last stage of one."""
     from modalities.core.artifact import Artifact
     from modalities.core.errors import PcsError
-    from modalities.three_d.dreambooth3d import STAGES
+    from modalities.three_d.dreambooth3d import last_scene
     from modalities.three_d.session import open_scene
     from pcs_cli import settings
 
-    last = folder / STAGES[-1]
-    run = Artifact.open(last if last.is_dir() else folder)
+    run = Artifact.open(last_scene(folder))
     if run.recipe().modality != "three_d":
         raise PcsError(f"{folder}: is a run of pictures; make a scene of it with `pcs 3d dreamfusion --run {folder}`.")
     return open_scene(run, settings.load(offline=True).machine())

@@ -93,10 +93,10 @@ class DreamBooth3D:
         settings = self.settings
         learned = personalize.plan(self._image_recipe(settings.partial), self.concept, self.machine)
         scene = plan(scene_recipe(self.recipe, with_views=False), self._words(), self.machine)
-        per_step = learned.seconds / settings.partial
+        per_step, names = learned.seconds / settings.partial, STAGES[: self._count]
         counts = (settings.partial, scene.steps, settings.full, settings.views, settings.multiview, scene.steps)
         each = (per_step, scene.seconds / scene.steps, per_step, learned.seconds_per_image) * 2
-        return {name: (count, count * one) for name, count, one in zip(STAGES, counts, each, strict=False)}
+        return {name: (count, count * one) for name, count, one in zip(names, counts, each, strict=False)}
 
     def stages(self) -> list[Stage]:
         """All stages with their inputs and their work."""
@@ -112,8 +112,13 @@ class DreamBooth3D:
         ]
         return [
             Stage(name, inputs, work, self._files, may_shrink=name == STAGES[3])
-            for name, (work, inputs) in zip(STAGES, works, strict=True)
+            for name, (work, inputs) in list(zip(STAGES, works, strict=True))[: self._count]
         ]
+
+    @property
+    def _count(self) -> int:
+        """How many stages there are."""
+        return len(STAGES) if self.settings.full else STAGES.index("02_scene") + 1
 
     # -- the works -------------------------------------------------------------------------------------------
 
@@ -216,6 +221,7 @@ class DreamBooth3D:
     def _image_recipe(self, steps: int, every: int | None = None) -> Recipe:
         """The image recipe at that length; it keeps its last step, because the stages decide when to stop."""
         changes: dict[str, Any] = {
+            "components": self.settings.components,
             "train": {"steps": steps},
             "validation": {"every": every or steps, "images": 1, "select": "last", "patience": None},
         }
@@ -248,7 +254,13 @@ class DreamBooth3D:
         return [place / "weights.safetensors", place / "recipe.yaml"]
 
     def _begin(self, stage: Stage) -> None:
-        self.progress.note(f"stage {STAGES.index(stage.name) + 1} of {len(STAGES)}: {stage.name[3:]}")
+        self.progress.note(f"stage {STAGES.index(stage.name) + 1} of {self._count}: {stage.name[3:]}")
+
+
+def last_scene(folder: Path) -> Path:
+    """Where the scene lies that a run of stages ended with; the folder itself if it has no stages."""
+    stages = [folder / name for name in STAGES if name.endswith("scene") and (folder / name / "done.json").is_file()]
+    return stages[-1] if stages else folder
 
 
 def settings_of(recipe: Recipe) -> Dreambooth:
