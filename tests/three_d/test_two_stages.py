@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from modalities.core.artifact import Artifact
 from modalities.core.cache import Cache
 from modalities.core.concept import Concept
 from modalities.core.device import choose
@@ -67,3 +68,27 @@ def test_two_stages_end_with_the_first_scene(
     assert "parameter_preservation" in (tmp_path / "out" / "01_partial" / "recipe.yaml").read_text()
     turned = pcs("3d", "render", "out", "-n", 2, "--size", 16, "-o", "small")
     assert turned.code == 0, turned.err
+
+
+def test_a_second_word_learns_the_shape_while_the_first_stands_still(
+    pcs: Pcs,
+    method: Path,  # noqa: F811
+    photos: Path,
+    tmp_path: Path,
+) -> None:
+    image = json.loads((tmp_path / "image.yaml").read_text())
+    words = image | {"components": [{"textual_inversion": {"vectors": 2}}], "data": {"subject": "<new>"}}
+    (tmp_path / "image.yaml").write_text(json.dumps(words), encoding="utf-8")
+    whole = json.loads(method.read_text())
+    whole["components"][0]["dreambooth"] |= {"geometry": 2}
+    method.write_text(json.dumps(whole), encoding="utf-8")
+    made = pcs("3d", "dreambooth3d", photos, "--noun", "dog", "-r", method, "-o", "out", "--json")
+    assert made.code == 0, made.err
+    first, both = (Artifact(tmp_path / "out" / name).weights() for name in ("01_partial", "05_multiview"))
+    name = "textual_inversion.text_encoder"
+    assert torch.equal(first[name], both[name])
+    assert both["geometric_token.text_encoder"].shape[0] == 2
+    words_of = [Artifact(tmp_path / "out" / one).about()["phrase"] for one in ("02_scene", "05_multiview", "06_scene")]
+    assert words_of == ["<new>", "<new> <shape>", "<new> <shape>"]
+    tokens = sorted(path.name for path in (tmp_path / "out" / "05_multiview" / "portable").iterdir())
+    assert len(tokens) == 2, "a file for each word"

@@ -32,6 +32,8 @@ class Dreambooth(Component):
     """Steps of the second, which knows the subject best; 0 ends with the first scene, as MVDream's DreamBooth does."""
     multiview: Steps = 400
     """Further steps of the first on photos and pseudo views."""
+    geometry: Annotated[int, Field(ge=0, le=16)] = 0
+    """Vectors of a `geometric_token` that the last learns in place of going on with the first; 0 goes on."""
     views: Steps = 20
     """Pseudo views: renders of the first scene, redrawn by the second DreamBooth."""
     strength: Share = 0.5
