@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from modalities.core import bases
 from modalities.three_d import outputs
 from modalities.three_d.mesh import Mesh, isosurface
 from modalities.three_d.mesh_files import write_glb
@@ -52,10 +53,16 @@ def method(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return path
 
 
-def test_all_stages_are_done_once_resumed_and_checked(pcs: Pcs, method: Path, photos: Path, tmp_path: Path) -> None:
+def test_all_stages_are_done_once_resumed_and_checked(
+    pcs: Pcs, method: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     words = ("3d", "dreambooth3d", photos, "--noun", "dog", "-r", method, "-o", "out", "--json")
-    made = pcs(*words)
+    loaded, load = [], bases.load
+    with monkeypatch.context() as patch:
+        patch.setattr(bases, "load", lambda *given, **more: loaded.append(given) or load(*given, **more))
+        made = pcs(*words)
     assert made.code == 0, made.err
+    assert len(loaded) == 2, "one base for all stages, and one to draw the finished scene"
     out = tmp_path / "out"
     assert list(made.json["stages"]) == sorted(path.parent.name for path in out.glob("*/done.json"))
     for name in ("turntable", "film", "contact_sheet", "glb", "obj", "points", "page"):

@@ -78,6 +78,7 @@ def test_a_base_whose_own_weights_were_trained_is_loaded_again(base: Path, photo
     assert all(map(torch.equal, answer(again), fresh))
 
 
+@pytest.mark.slow
 def test_all_stages_share_one_base(
     pcs: Pcs,
     method: Path,  # noqa: F811

@@ -106,7 +106,7 @@ def test_the_mesh_begins_as_the_surface_of_the_coarse_scene(base: Path, tmp_path
     assert surface.mesh(24).is_closed
 
 
-@pytest.mark.parametrize("stop_at", [2, 4])
+@pytest.mark.parametrize("stop_at", [pytest.param(2, marks=pytest.mark.slow), 4])
 def test_a_mesh_that_was_stopped_ends_with_the_same_bytes(
     base: Path, encoders: tuple[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop_at: int
 ) -> None:
