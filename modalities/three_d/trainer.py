@@ -121,6 +121,8 @@ class SceneTrainer(Trainer):
         for part in self.studio.components:
             if isinstance(part, Scene):
                 part.restart()
+        # Nothing learns before the first step, or a look would begin the scene of the last phase.
+        self.studio.set_learning({})
         return found
 
     def seconds_per_preview(self) -> float:

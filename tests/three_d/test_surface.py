@@ -90,6 +90,7 @@ def test_the_mesh_begins_as_the_surface_of_the_coarse_scene(base: Path, tmp_path
     studio = studio_of(scene(base, **TWO_STAGES), tmp_path)
     trainer, surface = SceneTrainer(studio), part_of(studio, Surface)
     trainer.probe()
+    trainer.preview()
     assert not surface.parameters()["values"].any(), "a trial leaves nothing behind"
     trainer.advance()
     assert isinstance(scene_of(studio), Nerf)
