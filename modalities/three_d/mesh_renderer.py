@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
+from torch.nn import functional
 
 from modalities.three_d.cameras import Views
 from modalities.three_d.mesh import crossed_edges
@@ -56,13 +57,9 @@ def draw_mesh(
         there = (seen.face >= 0).flatten()
         points = (vertices[faces[seen.face[seen.face >= 0]]] * seen.shares[seen.face >= 0][..., None]).sum(1)
         edge = outline(flat[:, :2], faces, edges, seen.face >= 0)
-        outside = ~there[edge.pixel]
-        ends = vertices[edge.ends[outside]].detach()
-        beside = ends[:, 0] + edge.along[outside].detach()[:, None] * (ends[:, 1] - ends[:, 0])
-        shades = paint(torch.cat([points, beside]))
-        colours = shades.new_zeros(side * side, 3)
-        colours = colours.index_put((there.nonzero().flatten(),), shades[: len(points)])
-        colours = colours.index_put((edge.pixel[outside],), shades[len(points) :])
+        shades = paint(points)
+        colours = shades.new_zeros(side * side, 3).index_put((there.nonzero().flatten(),), shades)
+        colours = _spread(colours, there)
         opacity = there.float().index_put((edge.pixel,), edge.covered)[:, None]
         depth = colours.new_zeros(side * side).index_put(
             (there.nonzero().flatten(),), (points - origins[there]).norm(dim=1)
@@ -80,3 +77,12 @@ def draw_mesh(
         directions=torch.cat(directions),
         weights=torch.ones_like(places[:, 0]),
     )
+
+
+def _spread(colours: Float[Tensor, "p 3"], there: Bool[Tensor, " p"]) -> Float[Tensor, "p 3"]:
+    """Give the pixels around what is seen the mean colour of their neighbours that are."""
+    side = round(len(there) ** 0.5)
+    known = there.float().view(1, 1, side, side)
+    total, near = (functional.avg_pool2d(one, 5, 1, 2) for one in (colours.T.view(1, 3, side, side), known))
+    around = (total / near.clamp(min=1e-6)).view(3, -1).T
+    return torch.where(there[:, None], colours, around)

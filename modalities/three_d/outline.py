@@ -25,14 +25,10 @@ class Outline:
     Attributes:
         pixel: (p,) numbers of the pixels, row by row.
         covered: (p,) shares in [0, 1].
-        ends: (p, 2) the vertices of the nearest piece of the outline.
-        along: (p,) how far from the first of them to the second the nearest point is, 0 to 1.
     """
 
     pixel: Int[Tensor, " p"]
     covered: Float[Tensor, " p"]
-    ends: Int[Tensor, "p 2"]
-    along: Float[Tensor, " p"]
 
 
 def neighbours(faces: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -65,14 +61,13 @@ def outline(
     pixel = _near_edge(seen).flatten().nonzero().flatten()
     place = torch.stack([pixel % side, pixel // side], -1) + 0.5
     with torch.no_grad():
-        apart = _distance(flat[ends][None], place[:, None])[0]
+        apart = _distance(flat[ends][None], place[:, None])
         nearest = apart.argmin(1) if len(ends) else apart.new_zeros(len(pixel), dtype=torch.long)
-    ends = ends[nearest]
-    distance, along = _distance(flat[ends], place)
+    distance = _distance(flat[ends[nearest]], place)
     sign = torch.where(seen.flatten()[pixel], 1.0, -1.0)
     close = distance.detach() < REACH
     covered = torch.sigmoid(sign * distance / SOFTNESS)
-    return Outline(pixel[close], covered[close], ends[close], along[close])
+    return Outline(pixel[close], covered[close])
 
 
 def _near_edge(seen: Bool[Tensor, "side side"]) -> Bool[Tensor, "side side"]:
@@ -83,10 +78,9 @@ def _near_edge(seen: Bool[Tensor, "side side"]) -> Bool[Tensor, "side side"]:
     return ((grown > 0) & (shrunk == 0))[0, 0]
 
 
-def _distance(pieces: Float[Tensor, "... 2 2"], place: Float[Tensor, "... 2"]) -> tuple[Tensor, Tensor]:
-    """How far places are from straight pieces, and where along these the nearest points are, 0 to 1."""
+def _distance(pieces: Float[Tensor, "... 2 2"], place: Float[Tensor, "... 2"]) -> Float[Tensor, ...]:
+    """How far places are from straight pieces."""
     start, way = pieces[..., 0, :], pieces[..., 1, :] - pieces[..., 0, :]
     along = ((place - start) * way).sum(-1) / way.square().sum(-1).clamp(min=1e-9)
-    along = along.clamp(0, 1)
-    off = place - start - along[..., None] * way
-    return (off.square().sum(-1) + 1e-9).sqrt(), along
+    off = place - start - along.clamp(0, 1)[..., None] * way
+    return (off.square().sum(-1) + 1e-9).sqrt()
