@@ -280,6 +280,7 @@ def evaluate(
             ("opposite views alike", scores.opposite),
             ("IoU with the truth", scores.iou),
             ("Chamfer to the truth", scores.chamfer),
+            ("outlines like the truth's", scores.outlines),
         )
     ]
     console.result_table(["score", "value"], rows, scores.told())

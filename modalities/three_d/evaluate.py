@@ -22,13 +22,15 @@ from modalities.core.concept import Concept
 from modalities.core.encoders import ImageEncoder, TextImageEncoder
 from modalities.core.errors import PcsError
 from modalities.core.studio import Studio
-from modalities.three_d.cameras import gap
+from modalities.three_d.cameras import Views, gap
 from modalities.three_d.components.view_prompts import ViewPrompts
+from modalities.three_d.mesh import Mesh, isosurface
 from modalities.three_d.outputs import around, pictures
 from modalities.three_d.part import part_of, scene_of
+from modalities.three_d.raster import rasterize
 from modalities.three_d.shape import grid_points
 
-VIEWS, CELLS, MESH_CELLS, POINTS = 24, 64, 96, 4000
+VIEWS, CELLS, MESH_CELLS, POINTS, SIDE = 24, 64, 96, 4000, 96
 # What else the subject might be called: the fifteen classes of the mini world, everyday words for any encoder.
 OTHER_NOUNS = (
     "mug", "teapot", "car", "robot", "chair", "house", "duck", "snowman", "bear", "lamp", "backpack", "dog", "cat",
@@ -52,6 +54,7 @@ class SceneScores:
             subject with a face on both sides has an `opposite` near its `neighbour`.
         iou, chamfer: against the true shape: overlap of volumes, and the mean distance of both surfaces to each other
             in half sides of the cube; as it stands, neither turned nor scaled.
+        outlines: overlap of both outlines, mean over the turntable; also tells something of hollow subjects.
     """
 
     likeness: dict[str, float]
@@ -63,6 +66,7 @@ class SceneScores:
     neighbour: float
     iou: float | None
     chamfer: float | None
+    outlines: float | None
 
     def told(self) -> dict[str, Any]:
         """All of it as plain values."""
@@ -92,7 +96,7 @@ def evaluate(
     azimuths = views.azimuth.tolist()
     subject = encoders[0](drawn)
     turned = [(subject * subject.roll(shift, 0)).sum(1).mean() for shift in (VIEWS // 2, 1)]
-    iou, chamfer = (None, None) if truth is None else _against(truth, scene)
+    iou, chamfer, outlines = (None, None, None) if truth is None else _against(truth, scene, views)
     likeness, ceiling = _likeness(subject, encoders[0], photos, azimuths)
     described, prompts = encoders[1](drawn), prompts_for(scene)
     return SceneScores(
@@ -105,6 +109,7 @@ def evaluate(
         neighbour=float(turned[1]),
         iou=iou,
         chamfer=chamfer,
+        outlines=outlines,
     )
 
 
@@ -145,14 +150,27 @@ def _named_right(scene: Studio, encoder: TextImageEncoder, described: Tensor, az
     return sum(right) / len(right)
 
 
-def _against(truth: Path, scene: Studio) -> tuple[float, float]:
+def _against(truth: Path, scene: Studio, views: Views) -> tuple[float, float, float]:
     solid, made = TrueShape.read(truth), scene_of(scene)
     inside, found = solid.contains(grid_points(CELLS)).view(CELLS, CELLS, CELLS), made.solid(CELLS)
     iou = float((inside & found).sum() / (inside | found).sum())
     mesh = made.mesh(MESH_CELLS)
     surface = torch.from_numpy(mesh.points(*mesh.scattered(POINTS)))
     apart = torch.cdist(surface, solid.surface(POINTS))
-    return iou, float(apart.amin(1).mean() + apart.amin(0).mean()) / 2
+    return iou, float(apart.amin(1).mean() + apart.amin(0).mean()) / 2, outlines_overlap(mesh, solid.mesh(), views)
+
+
+def outlines_overlap(one: Mesh, other: Mesh, views: Views) -> float:
+    """Intersection over union of what two meshes cover of the picture, mean over `views`."""
+    covered = [
+        [
+            rasterize(flat[torch.from_numpy(mesh.faces).long()], SIDE).face >= 0
+            for flat in views.project(torch.from_numpy(mesh.vertices), SIDE)
+        ]
+        for mesh in (one, other)
+    ]
+    shares = [float((a & b).sum() / (a | b).sum().clamp(min=1)) for a, b in zip(*covered, strict=True)]
+    return sum(shares) / len(shares)
 
 
 @dataclass(frozen=True)
@@ -194,6 +212,12 @@ class TrueShape:
     def contains(self, points: Float[Tensor, "n 3"]) -> Bool[Tensor, " n"]:
         """Which points are inside."""
         return (self.distances(points) < 0) & ((points >= self.low) & (points <= self.high)).all(1)
+
+    def mesh(self) -> Mesh:
+        """Its surface."""
+        vertices, faces = isosurface(-self.values.numpy(), 0.0)
+        scale = (self.high - self.low).numpy() / (len(self.values) - 1)
+        return Mesh((vertices * scale + self.low.numpy()).astype(np.float32), faces)
 
     def surface(self, count: int) -> Float[Tensor, "n 3"]:
         """About `count` points on the surface."""
