@@ -111,6 +111,7 @@ def _tell_result(record: dict[str, Any], out: Path) -> None:
         [
             f"protected  {len(done)} of {len(done) + len(record['skipped'])} photos in {out}",
             f"record     {out / 'protect.json'}",
+            *([] if record["lpips"] == "measured" else [f"LPIPS      not measured: {record['lpips']}"]),
             "It can be undone, and does nothing for photos already published; see pcs protect --help.",
             f"next       pcs audit PHOTOS {out}",
         ],

@@ -68,6 +68,14 @@ class Picture:
         """Colour values as levels of 0..255, `(1 or 3, H, W)`."""
         return np.moveaxis(self.values, 2, 0).astype(np.float32) / self.per_level
 
+    def on_white(self) -> NDArray[np.float32]:
+        """What a viewer sees, in levels, `(3, H, W)`."""
+        levels = self.levels
+        if self.alpha is not None:
+            cover = self.alpha.astype(np.float32) / np.iinfo(self.alpha.dtype).max
+            levels = levels * cover + 255 * (1 - cover)
+        return np.ascontiguousarray(np.broadcast_to(levels, (3, *self.size)))
+
     def visible(self) -> NDArray[np.bool_]:
         """`(H, W)`, False where a pixel is fully transparent."""
         return np.ones(self.size, np.bool_) if self.alpha is None else self.alpha > 0

@@ -9,6 +9,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from modalities.core import bases, media
 from modalities.core.artifact import read_tensors, versions, write_tensors
 from modalities.core.concept import Concept, phrase_of
@@ -25,6 +27,7 @@ from protect.folder import FORMAT, Entry, Folder, already_protected, look, read_
 from protect.recipe import Protection
 from protect.saving import Saved, save
 from protect.surrogate import Surrogate
+from protect.visible import Perceptual
 
 CHECKPOINT_SECONDS = 20.0
 STATE = ".protect-state.safetensors"
@@ -224,6 +227,8 @@ class _Work:
         self.record = record
         self.progress = progress
         self._saved_at = time.monotonic()
+        self._perceptual = Perceptual(surrogate.studio.backbone.device)
+        record["lpips"] = self._perceptual.missing or "measured"
 
     def run(self) -> None:
         groups = self.found.groups(self.recipe.together)
@@ -277,9 +282,17 @@ class _Work:
             self.record["skipped"][entry.name] = str(reason)
             self.progress.warn(f"{entry.name} is not protected: it {reason}.")
         else:
-            about |= {"protected": True} | _told(made, self.out)
+            about |= {"protected": True} | _told(made, self.out) | {"lpips": self._seen(photo, made.path)}
             self.progress.note(line(entry.name, about))
         self.record["files"][entry.name] = about
+
+    def _seen(self, photo: picture.Picture, path: Path) -> float | None:
+        """LPIPS of a file against its photo; None where it cannot be measured."""
+        if self._perceptual.missing:
+            return None
+        before, after = (torch.from_numpy(one.on_white()) for one in (photo, picture.read(path)))
+        distance = self._perceptual.distance(before, after)
+        return None if distance is None else round(distance, 4)
 
     # -- its state -------------------------------------------------------------------------------------------
 
@@ -309,4 +322,5 @@ def line(name: str, about: dict[str, Any]) -> str:
     """One photo in one line."""
     quality = f", JPEG quality {about['quality']}" if about["quality"] else ""
     psnr = f"{about['psnr']:.1f} dB" if about["psnr"] is not None else "unchanged"
-    return f"{name}  max {about['largest']:.3g}, mean {about['mean']:.2f} levels, PSNR {psnr}{quality}"
+    seen = f"LPIPS {about['lpips']:.3f}" if about["lpips"] is not None else "LPIPS not measured"
+    return f"{name}  max {about['largest']:.3g}, mean {about['mean']:.2f} levels, PSNR {psnr}, {seen}{quality}"

@@ -29,7 +29,8 @@ from modalities.core.trainer import Trainer
 from modalities.mini import truth
 from modalities.mini.world import Subject
 from protect import protect as work
-from protect.audit import TEMPLATES, Pair
+from protect.audit import TEMPLATES
+from protect.pair import Pair
 from protect.protect import STATE
 from protect.purifiers import PURIFIERS
 from protect.recipe import Protection

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import importlib.machinery
 import json
 import os
+import sys
+import types
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -67,12 +70,47 @@ def test_every_photo_has_its_line_and_the_limits_are_said(cloak: Pcs, pcs: Pcs, 
     assert done.code == 0
     for name in ("00.png", "01.png", "02.png"):
         assert f"{name}  max 8, mean " in done.err
+    assert done.err.count("LPIPS not measured") == 3
+    assert "LPIPS      not measured: needs the package lpips" in done.out
+    record = read_record(tmp_path / "out")
+    assert record is not None
+    assert record["lpips"].startswith("needs the package lpips")
+    assert {about["lpips"] for about in record["files"].values()} == {None}
     assert "8 of 255 levels, on the saved file" in done.err
     assert "can be undone" in done.out
     shown = " ".join(pcs("protect", "--help").out.replace("│", " ").split())
     assert "it can be undone" in shown
     for forbidden in ("immune", "unlearnable", "prevents deepfakes", "invisible", "all AI"):
         assert forbidden not in shown
+
+
+def test_lpips_is_told_of_every_photo_where_it_can_be_measured(
+    cloak: Pcs, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+
+    from protect import visible
+
+    package, fetched = types.ModuleType("lpips"), tmp_path / "weights.pth"
+    package.LPIPS = lambda **_: _Apart()  # type: ignore[attr-defined]
+    package.__spec__ = importlib.machinery.ModuleSpec("lpips", None)
+    monkeypatch.setitem(sys.modules, "lpips", package)
+    monkeypatch.setattr(visible, "weights", lambda: fetched)
+
+    class _Apart(torch.nn.Module):
+        def forward(self, one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+            assert one.shape == other.shape
+            return (one - other).abs().mean()
+
+    done = cloak(photos, "-o", tmp_path / "unfetched")
+    assert "LPIPS      not measured: needs the weights weights.pth" in done.out
+    fetched.write_bytes(b"x")
+    done = cloak(photos, "-o", tmp_path / "out", "--json")
+    for name, about in done.json["files"].items():
+        gap = np.abs(levels(tmp_path / "out" / name) - levels(photos / name)).mean() / 127.5
+        assert about["lpips"] == pytest.approx(gap, abs=1e-4)
+        assert f"{name}  max 8, mean {about['mean']:.2f} levels" in done.err
+        assert f"LPIPS {about['lpips']:.3f}" in done.err
 
 
 def test_bad_files_are_named_and_the_rest_is_done(cloak: Pcs, tmp_path: Path) -> None:
@@ -331,6 +369,8 @@ def test_an_audit_trains_compares_and_says_what_it_did_not_test(
     assert "Not tested means not known" in page
     assert "type=range" in page
     assert "the easiest case" in page
+    assert {"largest", "mean", "psnr", "lpips"} <= set(found["photos"][0])
+    assert "LPIPS is not measured: needs the package lpips" in page
     assert str(tmp_path) not in page
     assert (tmp_path / "found" / "contact-sheet.png").is_file()
     written = (tmp_path / "found" / "runs").stat().st_mtime_ns
