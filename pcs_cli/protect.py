@@ -63,7 +63,8 @@ def protect(
     chosen = recipe_for("protect", recipe, changes, base)
     assert isinstance(chosen, Protection)
     noun = checked_noun(noun)
-    bases.resolve(chosen.backbone)
+    for name in (chosen.backbone, *chosen.ensemble):
+        bases.resolve(name)
 
     from protect import protect as work
 
@@ -91,7 +92,7 @@ def _tell_plan(recipe: Protection, photos: Path, out: Path, plan: Plan) -> None:
         recipe.title,
         {
             "photos": f"{plan.photos} of {photos}, in {plan.groups} group{'s' if plan.groups > 1 else ''}",
-            "base": recipe.backbone,
+            "base": ", ".join((recipe.backbone, *recipe.ensemble)),
             "device": plan.device,
             "budget": f"{plan.levels:g} of 255 levels, on the saved file",
             "plan": f"{plan.pushes} steps and {plan.trainings} of the surrogate a group, {minutes(plan.seconds)}, "

@@ -263,6 +263,21 @@ def test_more_photos_than_memory_holds_are_refused_and_groups_bound_it(
     assert "in 4 groups" in many.err
 
 
+def test_an_ensemble_of_bases_protects_together(cloak: Pcs, base: Path, photos: Path, tmp_path: Path) -> None:
+    words = ["--recipe", "e_aspl", "--set", "components.lora.rank=2"]
+    done = cloak(photos, "-o", tmp_path / "none", *words, "--set", "program=[{do: [{agree: main}]}]")
+    assert done.code == 2
+    assert "--set ensemble=" in done.message
+    steps = "program=[{repeat: 2, do: [{perturb: main, steps: 2}, {agree: main}]}]"
+    done = cloak(photos, "-o", tmp_path / "out", *words, "--set", steps, "--set", f"ensemble=[{base}]")
+    assert done.code == 0, done.err
+    assert done.err.count(str(base)) >= 2
+    record = read_record(tmp_path / "out")
+    assert record is not None
+    assert record["base_fingerprint"].count("+") == 1
+    assert 0 < np.abs(levels(tmp_path / "out" / "00.png") - levels(photos / "00.png")).max() <= 6
+
+
 def test_a_surrogate_that_diverges_is_said_and_keeps_what_was_done(cloak: Pcs, photos: Path, tmp_path: Path) -> None:
     changes = ["program=[{do: [{train: main, steps: 9}, {perturb: main}]}]", "components.lora.rank=2"]
     done = cloak(
