@@ -84,7 +84,7 @@ def protect(
             progress=progress,
             announce=lambda plan: _tell_plan(chosen, photos, out, plan),
         )
-    _tell_result(record, out)
+    _tell_result(record, photos, out)
 
 
 def _tell_plan(recipe: Protection, photos: Path, out: Path, plan: Plan) -> None:
@@ -102,7 +102,7 @@ def _tell_plan(recipe: Protection, photos: Path, out: Path, plan: Plan) -> None:
     )
 
 
-def _tell_result(record: dict[str, Any], out: Path) -> None:
+def _tell_result(record: dict[str, Any], photos: Path, out: Path) -> None:
     """The files, what was left out, and the exit code of partial work."""
     done = {name: about for name, about in record["files"].items() if about["protected"]}
     for name, reason in record["skipped"].items():
@@ -113,8 +113,8 @@ def _tell_result(record: dict[str, Any], out: Path) -> None:
             f"protected  {len(done)} of {len(done) + len(record['skipped'])} photos in {out}",
             f"record     {out / 'protect.json'}",
             *([] if record["lpips"] == "measured" else [f"LPIPS      not measured: {record['lpips']}"]),
-            "It can be undone, and does nothing for photos already published; see pcs protect --help.",
-            f"next       pcs audit PHOTOS {out}",
+            "It can be undone, and does nothing for published photos; see pcs protect --help.",
+            f"next       pcs audit {photos} {out}",
         ],
     )
     if record["skipped"]:

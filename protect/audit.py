@@ -297,7 +297,8 @@ def _found(
     made = (
         record["recipe"] if record else {"title": "an unknown method", "backbone": "an unknown base", "components": {}}
     )
-    untested = [f"photos after {name}" for name in NAMES if name not in tested]
+    steps = [name for name in NAMES if name not in tested]
+    untested = [f"photos after {', '.join(steps)}"] if steps else []
     untested += [
         "other training recipes, other bases, other resolutions",
         "removal by diffusion purification or upscaling",

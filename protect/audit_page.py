@@ -63,7 +63,7 @@ def write_page(found: dict[str, Any], question: Question, out: Path) -> None:
     media.save_png(sheet, out / "contact-sheet.png")
     body = [
         f"<h1>Audit: {html.escape(found['verdict'])}</h1>",
-        f"<p>{html.escape(title(found['results'][0]))}; {found['seeds']} trainings of each kind, "
+        f"<p>{html.escape(title(found['results'][0]))}; {found['seeds']} training{'s' if found['seeds'] > 1 else ''} of each kind, "
         f"{found['pictures_per_training']} pictures from each, {len(pairs)} photos, {found['mixed']} of them without "
         "protection. "
         "Likeness is DINO-I to the clean photos; differences are of pictures from the same noise, with 95 % intervals "
@@ -118,7 +118,7 @@ def change_rows(found: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
 
 def _changes(found: dict[str, Any]) -> str:
     missing = "" if found["lpips"] == "measured" else f"<p>LPIPS is not measured: {html.escape(found['lpips'])}</p>"
-    return _as_table(*change_rows(found)) + missing
+    return "<h2>How large the change is</h2>" + _as_table(*change_rows(found)) + missing
 
 
 def _base_losses(losses: dict[str, dict[str, float]]) -> str:

@@ -339,7 +339,7 @@ def _told(made: Saved, out: Path) -> dict[str, Any]:
 
 def line(name: str, about: dict[str, Any]) -> str:
     """One photo in one line."""
-    quality = f", JPEG quality {about['quality']}" if about["quality"] else ""
+    quality = f", JPEG {about['quality']}" if about["quality"] else ""
     psnr = f"{about['psnr']:.1f} dB" if about["psnr"] is not None else "unchanged"
     seen = f"LPIPS {about['lpips']:.3f}" if about["lpips"] is not None else "LPIPS not measured"
     return f"{name}  max {about['largest']:.3g}, mean {about['mean']:.2f} levels, PSNR {psnr}, {seen}{quality}"

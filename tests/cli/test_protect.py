@@ -71,10 +71,10 @@ def test_every_photo_has_its_line_and_the_limits_are_said(cloak: Pcs, pcs: Pcs, 
     for name in ("00.png", "01.png", "02.png"):
         assert f"{name}  max 8, mean " in done.err
     assert done.err.count("LPIPS not measured") == 3
-    assert "LPIPS      not measured: needs the package lpips" in done.out
+    assert "LPIPS      not measured: needs lpips" in done.out
     record = read_record(tmp_path / "out")
     assert record is not None
-    assert record["lpips"].startswith("needs the package lpips")
+    assert record["lpips"].startswith("needs lpips")
     assert {about["lpips"] for about in record["files"].values()} == {None}
     assert "8 of 255 levels, on the saved file" in done.err
     assert "can be undone" in done.out
@@ -385,7 +385,7 @@ def test_an_audit_trains_compares_and_says_what_it_did_not_test(
     assert "type=range" in page
     assert "the easiest case" in page
     assert {"largest", "mean", "psnr", "lpips"} <= set(found["photos"][0])
-    assert "LPIPS is not measured: needs the package lpips" in page
+    assert "LPIPS is not measured: needs lpips" in page
     assert str(tmp_path) not in page
     assert (tmp_path / "found" / "contact-sheet.png").is_file()
     written = (tmp_path / "found" / "runs").stat().st_mtime_ns

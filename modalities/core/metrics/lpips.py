@@ -55,7 +55,7 @@ def network(device: Any) -> Any:
     try:
         import lpips
     except ImportError:
-        raise Absent("needs the package lpips and its torchvision: pip install lpips.") from None
+        raise Absent("needs lpips and its torchvision: pip install lpips.") from None
     try:
         found = lpips.LPIPS(net="alex", verbose=False)  # pyright: ignore[reportAttributeAccessIssue]
     except OSError as error:
