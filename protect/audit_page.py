@@ -61,9 +61,10 @@ def write_page(found: dict[str, Any], question: Question, out: Path) -> None:
     before_after = [(pair.name, *(media.to_image(one / 255) for one in (pair.clean, pair.protected))) for pair in pairs]
     sheet = contact_sheet(_sheet_rows(found, before_after, out))
     media.save_png(sheet, out / "contact-sheet.png")
+    trainings = "1 training" if found["seeds"] == 1 else f"{found['seeds']} trainings"
     body = [
         f"<h1>Audit: {html.escape(found['verdict'])}</h1>",
-        f"<p>{html.escape(title(found['results'][0]))}; {found['seeds']} training{'s' if found['seeds'] > 1 else ''} of each kind, "
+        f"<p>{html.escape(title(found['results'][0]))}; {trainings} of each kind, "
         f"{found['pictures_per_training']} pictures from each, {len(pairs)} photos, {found['mixed']} of them without "
         "protection. "
         "Likeness is DINO-I to the clean photos; differences are of pictures from the same noise, with 95 % intervals "
