@@ -11,11 +11,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tifffile
 from PIL import Image
 
 from protect import picture
 from protect.containers import PNG_SIGNATURE
 from protect.folder import read_record
+from protect.pair import paired
 from tests import tiny
 from tests.cli.test_protect import Pcs, cloak, levels
 
@@ -36,6 +38,25 @@ def test_a_second_picture_or_gain_map_is_left_out_and_said(cloak: Pcs, tmp_path:
         assert np.abs(levels(tmp_path / "out" / name) - levels(photos / name)).max() <= 8
     with Image.open(tmp_path / "out" / "two.mpo.jpg") as after:
         assert (after.format, getattr(after, "n_frames", 1)) == ("JPEG", 1)
+
+
+def test_a_scan_of_sixteen_bits_and_a_phones_photo_go_all_the_way(cloak: Pcs, tmp_path: Path) -> None:
+    pytest.importorskip("pillow_heif").register_heif_opener()
+    photos = tiny.photos(tmp_path / "photos", count=1)
+    plain = Image.open(photos / "00.png").convert("RGB")
+    plain.save(photos / "phone.heic", quality=90)
+    deep = np.asarray(plain).astype(np.uint16) * 257 + 5
+    tifffile.imwrite(photos / "scan.tif", deep, photometric="rgb")
+    done = cloak(photos, "-o", tmp_path / "out")
+    assert done.code == 0, done.err
+    assert "phone.heic is HEIF, which is written as PNG" in done.err
+    gap = tifffile.imread(tmp_path / "out" / "scan.tif").astype(int) - deep
+    assert 257 <= np.abs(gap).max() <= 8 * 257
+    assert {pair.name: 0 < pair.largest <= 8 for pair in paired(photos, tmp_path / "out")} == {
+        "00.png": True,
+        "phone.heic": True,
+        "scan.tif": True,
+    }
 
 
 def test_files_of_print_animations_and_raw_are_named_and_the_rest_is_done(cloak: Pcs, tmp_path: Path) -> None:
