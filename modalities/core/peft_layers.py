@@ -10,7 +10,7 @@ from modalities.core.component import Component
 from modalities.core.errors import PcsError
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
     from torch.nn import Parameter
 
     from modalities.core.studio import Studio
@@ -68,6 +68,30 @@ def folded(modules: Iterable[nn.Module]) -> Generator[None]:
         for layer, weight in zip(layers, own, strict=True):
             layer.get_base_layer().weight.data = weight
             layer.merged_adapters.clear()
+
+
+def weight_changes(module: nn.Module) -> dict[str, Tensor]:
+    """What adapters and parametrizations of a network add to each layer's own weight, float32, on the CPU."""
+    import torch
+    from torch.nn.utils import parametrize
+
+    changes: dict[str, Tensor] = {}
+    with torch.no_grad():
+        for name, layer in tuned_layers(module).items():
+            inner = layer.get_base_layer()
+            own = inner.weight.data
+            try:
+                inner.weight.data = own.float().clone()
+                layer.merge()
+                changes[name] = (inner.weight.data - own.float()).cpu()
+            finally:
+                inner.weight.data = own
+                layer.merged_adapters.clear()
+        for name, layer in module.named_modules():
+            if parametrize.is_parametrized(layer, "weight"):
+                held: Any = layer.parametrizations
+                changes[name] = (layer.weight.float() - held.weight.original.float()).cpu()  # pyright: ignore
+    return changes
 
 
 class PeftComponent(Component):
