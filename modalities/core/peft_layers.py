@@ -50,6 +50,19 @@ def bare_layer(module: nn.Module, name: str, component: str) -> nn.Module:
     return layer
 
 
+def require_plain(module: nn.Module, names: Iterable[str], component: str) -> None:
+    """Check that no other component computes the weights of layers that PEFT is to wrap, for it could not fold them.
+
+    Raises:
+        PcsError: one does.
+    """
+    from torch.nn.utils import parametrize
+
+    for name in names:
+        if parametrize.is_parametrized(module.get_submodule(name)):
+            raise PcsError(f"{component}: another component changes the layer {name} already; choose other layers.")
+
+
 @contextmanager
 def folded(modules: Iterable[nn.Module]) -> Generator[None]:
     """Fold all PEFT layers into the weights, and restore those bit for bit; 16-bit weights would round them away."""
@@ -109,7 +122,9 @@ class PeftComponent(Component):
     def prepare(self, studio: Studio) -> None:
         super().prepare(studio)
         backbone = studio.backbone
-        backbone.denoiser.add_adapter(self.config(backbone.select(self.layers)), adapter_name=ADAPTER)  # pyright: ignore
+        names = backbone.select(self.layers)
+        require_plain(backbone.denoiser, names, self.name)
+        backbone.denoiser.add_adapter(self.config(names), adapter_name=ADAPTER)  # pyright: ignore
 
     def parameters(self) -> dict[str, Parameter]:
         """`unet.<layer>.<factor>`, the factors as PEFT names them."""
