@@ -15,7 +15,7 @@ _QUINTIC = (3.4445, -4.7750, 2.0315)
 
 def takes(parameter: nn.Parameter) -> bool:
     """Whether Muon suits a parameter: a matrix or convolution with more than a few rows and columns."""
-    return parameter.ndim in (2, 4) and min(parameter.shape[0], parameter[0].numel()) > 8
+    return parameter.ndim in (2, 4, 5) and min(parameter.shape[0], parameter[0].numel()) > 8
 
 
 def orthogonalized(matrices: Tensor) -> Tensor:
