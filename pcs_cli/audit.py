@@ -81,15 +81,17 @@ def audit(
 
 def _tell(found: dict[str, Any], out: Path) -> None:
     """The table for people, or the object for scripts."""
-    from protect.audit_page import rows, title
+    from protect.audit_page import change_rows, rows, title
 
     if not console.json:
+        console.result_table(*change_rows(found), {})
         for result in found["results"]:
             console.result_text(f"{title(result)}: {result['verdict']}")
             head, table = rows(result)
             console.result_table(head, table, {})
     lines = [
         f"verdict    {found['verdict']}",
+        *([] if found["lpips"] == "measured" else [f"LPIPS      not measured: {found['lpips']}"]),
         f"not tested {'; '.join(found['not_tested'])}",
         f"page       {out / 'audit.html'}",
     ]

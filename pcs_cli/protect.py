@@ -63,7 +63,8 @@ def protect(
     chosen = recipe_for("protect", recipe, changes, base)
     assert isinstance(chosen, Protection)
     noun = checked_noun(noun)
-    bases.resolve(chosen.backbone)
+    for name in (chosen.backbone, *chosen.ensemble):
+        bases.resolve(name)
 
     from protect import protect as work
 
@@ -83,7 +84,7 @@ def protect(
             progress=progress,
             announce=lambda plan: _tell_plan(chosen, photos, out, plan),
         )
-    _tell_result(record, out)
+    _tell_result(record, photos, out)
 
 
 def _tell_plan(recipe: Protection, photos: Path, out: Path, plan: Plan) -> None:
@@ -91,7 +92,7 @@ def _tell_plan(recipe: Protection, photos: Path, out: Path, plan: Plan) -> None:
         recipe.title,
         {
             "photos": f"{plan.photos} of {photos}, in {plan.groups} group{'s' if plan.groups > 1 else ''}",
-            "base": recipe.backbone,
+            "base": ", ".join((recipe.backbone, *recipe.ensemble)),
             "device": plan.device,
             "budget": f"{plan.levels:g} of 255 levels, on the saved file",
             "plan": f"{plan.pushes} steps and {plan.trainings} of the surrogate a group, {minutes(plan.seconds)}, "
@@ -101,7 +102,7 @@ def _tell_plan(recipe: Protection, photos: Path, out: Path, plan: Plan) -> None:
     )
 
 
-def _tell_result(record: dict[str, Any], out: Path) -> None:
+def _tell_result(record: dict[str, Any], photos: Path, out: Path) -> None:
     """The files, what was left out, and the exit code of partial work."""
     done = {name: about for name, about in record["files"].items() if about["protected"]}
     for name, reason in record["skipped"].items():
@@ -111,8 +112,9 @@ def _tell_result(record: dict[str, Any], out: Path) -> None:
         [
             f"protected  {len(done)} of {len(done) + len(record['skipped'])} photos in {out}",
             f"record     {out / 'protect.json'}",
-            "It can be undone, and does nothing for photos already published; see pcs protect --help.",
-            f"next       pcs audit PHOTOS {out}",
+            *([] if record["lpips"] == "measured" else [f"LPIPS      not measured: {record['lpips']}"]),
+            "It can be undone, and does nothing for published photos; see pcs protect --help.",
+            f"next       pcs audit {photos} {out}",
         ],
     )
     if record["skipped"]:

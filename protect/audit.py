@@ -9,17 +9,15 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor
 
 from modalities.core import bases, media
 from modalities.core import recipe as recipes
 from modalities.core.artifact import Artifact
 from modalities.core.backbone import Backbone
 from modalities.core.concept import Concept
-from modalities.core.draws import Draws, generator
+from modalities.core.draws import Draws
 from modalities.core.errors import PcsError
 from modalities.core.evaluate import evaluate
 from modalities.core.evidence import Evidence
@@ -31,8 +29,10 @@ from modalities.core.personalize import personalize
 from modalities.core.progress import Progress, Silent
 from modalities.core.recipe import Recipe
 from modalities.core.step import Batch, denoise
-from protect import folder, picture
+from protect import folder
+from protect.pair import Pair, paired
 from protect.purifiers import NAMES, purifier
+from protect.visible import Perceptual
 
 ARMS = ("clean", "noise", "protected")
 METRICS = ("clip_t", "dino_i", "identity", "face", "diversity")
@@ -67,25 +67,6 @@ class Question:
     mixed: int = 0
     seeds: int = 2
     count: int = 4
-
-
-@dataclass(frozen=True)
-class Pair:
-    """A photo before and after, upright pixels in levels `(3, H, W)`."""
-
-    name: str
-    clean: Tensor
-    protected: Tensor
-
-    @property
-    def largest(self) -> float:
-        """The largest change, in levels."""
-        return float((self.protected - self.clean).abs().max())
-
-    def noisy(self) -> Tensor:
-        """The photo with a random sign of that size on every value, whole levels: more noise than the protection."""
-        signs = torch.randint(0, 2, self.clean.shape, generator=generator("audit noise", self.name)) * 2.0 - 1
-        return (self.clean + signs * math.floor(self.largest)).clamp(0, 255)
 
 
 @dataclass(frozen=True)
@@ -129,50 +110,9 @@ def audit(question: Question, out: Path, machine: Machine, *, progress: Progress
             if chosen.backbone not in losses:
                 losses[chosen.backbone] = _base_losses(backbone, pairs, question.noun)
             results.append(_compared(question, setting, chosen, references, out, machine, progress))
-        found = _found(question, pairs, losses, results)
+        found = _found(question, pairs, losses, results, Perceptual(machine.device.torch))
         write_json(out / RECORD, found)
     return found
-
-
-def paired(clean: Path, protected: Path) -> list[Pair]:
-    """The photos that are in both folders: by the record of `pcs protect`, else by name.
-
-    Raises:
-        PcsError: a folder is not there, none belong together, or a pair is of two sizes.
-    """
-    for place in (clean, protected):
-        if not place.is_dir():
-            raise PcsError(f"{place}: there is no such folder.")
-    record = folder.read_record(protected)
-    files = {name: about["path"] for name, about in record["files"].items() if about["protected"]} if record else None
-    pairs: list[Pair] = []
-    for path in sorted(path for path in clean.rglob("*") if path.suffix.lower() in media.SUFFIXES):
-        name = path.relative_to(clean).as_posix()
-        there = protected / (files.get(name, "") if files is not None else name)
-        if there.is_file():
-            pairs.append(Pair(name, _levels(path), _levels(there)))
-            if pairs[-1].clean.shape != pairs[-1].protected.shape:
-                raise PcsError(f"{there}: is of another size than {path}; give the folder that pcs protect wrote.")
-    if not pairs:
-        raise PcsError(f"{protected}: holds no photo of {clean}; give the folder that pcs protect wrote from it.")
-    return pairs
-
-
-def _levels(path: Path) -> Tensor:
-    """Upright pixels in levels, on white where there is alpha.
-
-    Raises:
-        PcsError: the file is not one that `pcs protect` could have read or written.
-    """
-    try:
-        photo = picture.read(path)
-    except media.Unusable as reason:
-        raise PcsError(f"{path}: {reason}.") from None
-    levels = torch.from_numpy(np.ascontiguousarray(photo.levels))
-    if photo.alpha is not None:
-        cover = torch.from_numpy(photo.alpha.astype(np.float32) / np.iinfo(photo.alpha.dtype).max)
-        levels = levels * cover + 255 * (1 - cover)
-    return levels.expand(3, -1, -1).contiguous()
 
 
 def _require_sense(question: Question, photos: int) -> None:
@@ -346,14 +286,19 @@ def _verdict(likeness: dict[str, Any]) -> str:
 
 
 def _found(
-    question: Question, pairs: list[Pair], losses: dict[str, Any], results: list[dict[str, Any]]
+    question: Question,
+    pairs: list[Pair],
+    losses: dict[str, Any],
+    results: list[dict[str, Any]],
+    perceptual: Perceptual,
 ) -> dict[str, Any]:
     tested = {one["purify"] for one in results}
     record = folder.read_record(question.protected)
     made = (
         record["recipe"] if record else {"title": "an unknown method", "backbone": "an unknown base", "components": {}}
     )
-    untested = [f"photos after {name}" for name in NAMES if name not in tested]
+    steps = [name for name in NAMES if name not in tested]
+    untested = [f"photos after {', '.join(steps)}"] if steps else []
     untested += [
         "other training recipes, other bases, other resolutions",
         "removal by diffusion purification or upscaling",
@@ -365,10 +310,8 @@ def _found(
         "clean": str(question.clean),
         "protected": str(question.protected),
         "noun": question.noun,
-        "photos": [
-            {"name": pair.name, "largest": pair.largest, "mean": float((pair.protected - pair.clean).abs().mean())}
-            for pair in pairs
-        ],
+        "photos": [pair.told(perceptual) for pair in pairs],
+        "lpips": perceptual.missing or "measured",
         "mixed": question.mixed,
         "seeds": question.seeds,
         "pictures_per_training": len(TEMPLATES) * question.count,

@@ -14,7 +14,8 @@ from modalities.core import media
 from modalities.core.evaluate import metric_named
 from modalities.core.files import write_text
 from modalities.core.report import STYLE, contact_sheet
-from protect.audit import ARMS, Question, mean_of, paired, pictures
+from protect.audit import ARMS, Question, mean_of, pictures
+from protect.pair import paired
 
 AMPLIFIED = 12
 SHOWN_PHOTOS, SHOWN_PICTURES = 6, 8
@@ -60,9 +61,10 @@ def write_page(found: dict[str, Any], question: Question, out: Path) -> None:
     before_after = [(pair.name, *(media.to_image(one / 255) for one in (pair.clean, pair.protected))) for pair in pairs]
     sheet = contact_sheet(_sheet_rows(found, before_after, out))
     media.save_png(sheet, out / "contact-sheet.png")
+    trainings = "1 training" if found["seeds"] == 1 else f"{found['seeds']} trainings"
     body = [
         f"<h1>Audit: {html.escape(found['verdict'])}</h1>",
-        f"<p>{html.escape(title(found['results'][0]))}; {found['seeds']} trainings of each kind, "
+        f"<p>{html.escape(title(found['results'][0]))}; {trainings} of each kind, "
         f"{found['pictures_per_training']} pictures from each, {len(pairs)} photos, {found['mixed']} of them without "
         "protection. "
         "Likeness is DINO-I to the clean photos; differences are of pictures from the same noise, with 95 % intervals "
@@ -74,7 +76,9 @@ def write_page(found: dict[str, Any], question: Question, out: Path) -> None:
         "<h2>The photos</h2><p>Drag to compare: left of the line the photo, right of it the protected file. Below, "
         f"their difference, {AMPLIFIED} times as strong, on grey.</p><div class=photos>",
         *(_slider(name, _cut(before), _cut(after)) for name, before, after in before_after[:SHOWN_PHOTOS]),
-        "</div><h2>What the trained models drew</h2>",
+        "</div>",
+        _changes(found),
+        "<h2>What the trained models drew</h2>",
         f"<p><img alt='contact sheet' src='{_embedded(sheet)}'></p>",
         "<h2>What this means, and what not</h2>",
         *(f"<p>{html.escape(one)}</p>" for one in TEXT),
@@ -92,13 +96,30 @@ def _made_by(found: dict[str, Any]) -> str:
 
 
 def _table(result: dict[str, Any]) -> str:
-    head, table = rows(result)
+    return f"<h2>{html.escape(title(result))}: {html.escape(result['verdict'])}</h2>" + _as_table(*rows(result))
+
+
+def _as_table(head: list[str], table: list[list[str]]) -> str:
     cells = "".join("<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in table)
     heads = "".join(f"<th>{html.escape(name)}</th>" for name in head)
-    return (
-        f"<h2>{html.escape(title(result))}: {html.escape(result['verdict'])}</h2>"
-        f"<table><thead><tr>{heads}</tr></thead><tbody>{cells}</tbody></table>"
-    )
+    return f"<table><thead><tr>{heads}</tr></thead><tbody>{cells}</tbody></table>"
+
+
+def change_rows(found: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
+    """Head and rows of how far every file is from its photo; no column for what was not measured."""
+    columns = {"largest": ("largest", "{:.3g}"), "mean": ("mean, levels", "{:.2f}"), "psnr": ("PSNR, dB", "{:.1f}")}
+    if found["lpips"] == "measured":
+        columns["lpips"] = ("LPIPS", "{:.3f}")
+    table = [
+        [one["name"], *("-" if one[key] is None else how.format(one[key]) for key, (_, how) in columns.items())]
+        for one in found["photos"]
+    ]
+    return ["photo", *(name for name, _ in columns.values())], table
+
+
+def _changes(found: dict[str, Any]) -> str:
+    missing = "" if found["lpips"] == "measured" else f"<p>LPIPS is not measured: {html.escape(found['lpips'])}</p>"
+    return "<h2>How large the change is</h2>" + _as_table(*change_rows(found)) + missing
 
 
 def _base_losses(losses: dict[str, dict[str, float]]) -> str:

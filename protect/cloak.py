@@ -15,6 +15,7 @@ from modalities.core.backbone import Posterior
 from modalities.core.draws import generator
 from modalities.core.step import Step
 from protect import budget, times, views
+from protect.erasure import identifier_of
 from protect.gradient import Question, of_pixels
 from protect.lossy import rounded
 from protect.objective import target_pixels
@@ -134,6 +135,9 @@ class Cloak:
             for row in range(len(self.canvases)):
                 self.canvases[row].times = times.chosen(self, row)
             return math.nan
+        if act.verb == "agree":
+            self._encoded = None
+            return math.nan
         {"fork": surrogate.fork, "keep": surrogate.keep, "recall": surrogate.recall}[act.verb](act.who)
         return math.nan
 
@@ -160,6 +164,7 @@ class Cloak:
         for start in range(0, len(self.canvases), settings.batch):
             rows = list(range(start, min(start + settings.batch, len(self.canvases))))
             directions = [torch.zeros_like(self.canvases[row].delta) for row in rows]
+            merits: list[list[float]] = [[] for _ in rows]
             for draw in range(max(self._draws(row) for row in rows)):
                 asked = [row for row in rows if draw < self._draws(row)]
                 gradients, step = self.ask(asked, number * self.most_draws + draw)
@@ -167,17 +172,26 @@ class Cloak:
                     directions[row - start] = directions[row - start] + gradient
                 if step is not None:
                     losses.append(float(step.error.mean()))
-            for row, direction in zip(rows, directions, strict=True):
-                self.move(self.canvases[row], direction, number)
+                    for row, t in zip(asked, step.t.tolist(), strict=True):
+                        merits[row - start].append(self._merit(t))
+            for row, direction, merit in zip(rows, directions, merits, strict=True):
+                self.move(self.canvases[row], direction, number, sum(merit) / len(merit) if merit else 1.0)
         return sum(losses) / len(losses) if losses else math.nan
+
+    def _merit(self, t: float) -> float:
+        """How much of a step's length is left at a diffusion time (DisDiff, Liu et al., ACM MM 2024).
+
+        https://arxiv.org/abs/2405.20584
+        """
+        return 0.5 * (math.cos(math.pi * t / self.backbone.schedule.length) + 1) if self.recipe.ascent.merit else 1.0
 
     def _draws(self, row: int) -> int:
         """Views that a step of a photo looks through: more for a long one, of which each shows only a part."""
         short, long = sorted(self.canvases[row].levels.shape[-2:])
         return self.recipe.ascent.draws * math.ceil(long / short / LONG)
 
-    def move(self, canvas: Canvas, direction: Tensor, number: int) -> None:
-        """Step number `number` of one photo along the sign of a direction, inside the budget."""
+    def move(self, canvas: Canvas, direction: Tensor, number: int, merit: float = 1.0) -> None:
+        """Step number `number` of one photo along the sign of a direction, inside the budget; `merit` of its length."""
         if not direction.isfinite().all():
             canvas.broken = True
             return
@@ -188,7 +202,7 @@ class Cloak:
             direction = canvas.momentum
         part = number / max(1, self._pushes)
         falls = {"constant": 1.0, "linear": 1 - 0.99 * part, "cosine": 0.5 * (math.cos(math.pi * part) + 1)}
-        moved = canvas.delta + settings.size * falls[settings.schedule] * direction.sign()
+        moved = canvas.delta + settings.size * merit * falls[settings.schedule] * direction.sign()
         canvas.delta = budget.kept(moved, canvas.reach, canvas.levels)
 
     def ask(self, rows: list[int], number: int) -> tuple[list[Tensor], Step | None]:
@@ -214,7 +228,8 @@ class Cloak:
         said = [
             studio.concept.prompt(prompts[studio.draws.pick("ascent prompt", one, len(prompts))]) for one in positions
         ]
-        return Question(original, self._target, normal, noise, self._times(rows, positions), tuple(said))
+        identifier = identifier_of(studio.concept)
+        return Question(original, self._target, normal, noise, self._times(rows, positions), tuple(said), identifier)
 
     def _times(self, rows: list[int], positions: list[int]) -> Tensor:
         """The diffusion time of each photo."""

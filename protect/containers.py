@@ -15,6 +15,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from modalities.core.media import Unusable
+from protect import deep_tiff
 
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 # What PNG says beside its pixels; the rest describes a palette or another depth.
@@ -74,6 +75,8 @@ def jpeg(source: Path, values: NDArray[Any], quality: int, *, place: bool = True
 
 def other(source: Path, values: NDArray[Any], alpha: NDArray[Any] | None, kind: str, *, place: bool = True) -> bytes:
     """A file of one of the other formats that lose nothing."""
+    if kind == "TIFF" and values.dtype == np.uint16:
+        return deep_tiff.write(source, values if alpha is None else np.dstack([values, alpha]), place=place)
     array = values if alpha is None else np.concatenate([values, alpha[:, :, None]], 2)
     parameters: dict[str, Any] = _as_parameters(source, kind, place)
     if kind == "WEBP":
@@ -136,12 +139,6 @@ def is_deep(path: Path) -> bool:
     with path.open("rb") as file:
         head = file.read(26)
     return len(head) == 26 and head[24] == 16
-
-
-def is_deep_tiff(image: Image.Image) -> bool:
-    """Whether an open TIFF has more than 8 bits a channel."""
-    depths = getattr(image, "tag_v2", {}).get(258, (8,))
-    return image.format == "TIFF" and max(depths if isinstance(depths, tuple) else (depths,)) > 8
 
 
 def read_deep_png(path: Path) -> NDArray[np.uint16]:

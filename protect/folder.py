@@ -125,7 +125,8 @@ def _entry(path: Path, name: str, out: Path, recipe: Protection) -> Entry:
     height, width = photo.size
     if min(height, width) < picture.SMALLEST_SIDE:
         raise media.Unusable(f"is too small ({width}x{height} pixels; at least {picture.SMALLEST_SIDE} a side)")
-    kind = {"same": photo.format, "png": "PNG", "jpeg": "JPEG"}[recipe.output.format]
+    own = "PNG" if photo.format in picture.BECOME_PNG else photo.format
+    kind = {"same": own, "png": "PNG", "jpeg": "JPEG"}[recipe.output.format]
     if kind == "JPEG" and (photo.alpha is not None or photo.per_level != 1):
         raise media.Unusable("has transparency or 16 bits, which JPEG cannot hold; leave output.format as it is")
     remarks = photo.remarks

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from dataclasses import dataclass
 
 import torch
@@ -10,7 +11,8 @@ from torch import Tensor
 
 from modalities.core.backbone import Backbone, Posterior
 from modalities.core.step import Batch, Step, denoise
-from protect.objective import OF_ENCODER, Seen, total
+from protect.erasure import looking
+from protect.objective import OF_ATTENTION, OF_ENCODER, Seen, total
 from protect.recipe import Term
 
 
@@ -22,6 +24,7 @@ class Question:
         original, target: as in `Seen`.
         normal: standard normal values for the sample of the latents, their shape.
         noise, t, prompts: as in a training batch.
+        identifier: the subject's word in the prompts.
     """
 
     original: Posterior
@@ -30,6 +33,7 @@ class Question:
     noise: Float[Tensor, "b c h w"]
     t: Tensor
     prompts: tuple[str, ...]
+    identifier: str
 
     def batch(self, latents: Tensor) -> Batch:
         """The training batch of these latents."""
@@ -81,9 +85,13 @@ def _at_latents(
         signs = sum(term.weight * (1 if term.goal == "max" else -1) for term in terms)
         return signs * (step.prediction - step.target), step
     leaf = latents.requires_grad_()
-    step = denoise(backbone, question.batch(leaf))
+    with ExitStack() as stack:
+        looks = None
+        if any(term.term in OF_ATTENTION for term in terms):
+            looks = stack.enter_context(looking(backbone, question.prompts, question.identifier))
+        step = denoise(backbone, question.batch(leaf))
     unused = Posterior(leaf, torch.zeros_like(leaf), 0.0, 1.0)
-    value = total(terms, Seen(unused, question.original, question.target, step, backbone.schedule))
+    value = total(terms, Seen(unused, question.original, question.target, step, backbone.schedule, looks))
     (gradient,) = torch.autograd.grad(value, leaf)
     return gradient, _detached(step)
 

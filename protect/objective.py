@@ -18,6 +18,7 @@ from modalities.core.errors import PcsError, did_you_mean
 from modalities.core.media import square
 from modalities.core.schedule import Schedule
 from modalities.core.step import Step
+from protect.erasure import Looks
 from protect.recipe import Ascent, Term
 
 PATTERN_TILES = 8
@@ -33,6 +34,7 @@ class Seen:
         target: of the picture that targeted terms pull towards, `(1, ...)`.
         step: the base's question and answer; None where the gradient does not pass the denoiser.
         schedule: of the base.
+        looks: the denoiser's cross-attention; None where no term is of it.
     """
 
     posterior: Posterior
@@ -40,6 +42,7 @@ class Seen:
     target: Posterior
     step: Step | None
     schedule: Schedule
+    looks: Looks | None = None
 
     @property
     def answer(self) -> Step:
@@ -73,6 +76,14 @@ def target_step(seen: Seen) -> Value:
     return _mean((clean - seen.target.sample(torch.zeros_like(seen.target.mean))) ** 2)
 
 
+def token_attention(seen: Seen) -> Value:
+    """How little the subject's word is attended to (DisDiff, Liu et al., ACM MM 2024, section 4.1).
+
+    https://arxiv.org/abs/2405.20584"""
+    assert seen.looks is not None, "attention is kept wherever this term is asked for"
+    return seen.looks.erased()
+
+
 def latent_norm(seen: Seen) -> Value:
     """Size of the encoding (PhotoGuard's encoder attack towards grey, Salman et al., ICML 2023, eq. 3).
 
@@ -93,10 +104,12 @@ def latent_shift(seen: Seen) -> Value:
 
 
 TERMS: dict[str, Callable[[Seen], Value]] = {
-    term.__name__: term for term in (denoise, target_answer, target_step, latent_norm, latent_target, latent_shift)
+    term.__name__: term
+    for term in (denoise, target_answer, target_step, token_attention, latent_norm, latent_target, latent_shift)
 }
 # What the encoder alone can answer.
 OF_ENCODER = frozenset({"latent_norm", "latent_target", "latent_shift"})
+OF_ATTENTION = frozenset({"token_attention"})
 
 
 def _mean(squares: Tensor) -> Value:

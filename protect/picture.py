@@ -13,12 +13,14 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-from modalities.core.media import EXIF_ORIENTATION, LARGEST_PIXELS, Unusable
-from protect import containers
+from modalities.core.media import EXIF_ORIENTATION, LARGEST_PIXELS, Unusable, allow_heic
+from protect import containers, deep_tiff
 
 SMALLEST_SIDE = 64
-# What each format can hold without loss, or nearly so; the others are refused with what to do about it.
+# What each format can hold without loss, or nearly so.
 KEPT = {"PNG": ".png", "JPEG": ".jpg", "MPO": ".jpg", "WEBP": ".webp", "TIFF": ".tif", "BMP": ".bmp", "PPM": ".ppm"}
+# Their coding would add more than the budget, or they have too few colours: these are read, and become PNG.
+BECOME_PNG = {"HEIF", "AVIF", "GIF"}
 REFUSED_MODES = {
     "CMYK": "is CMYK; convert it to RGB with its profile first",
     "LAB": "is in Lab colours; convert it to RGB first",
@@ -66,6 +68,14 @@ class Picture:
         """Colour values as levels of 0..255, `(1 or 3, H, W)`."""
         return np.moveaxis(self.values, 2, 0).astype(np.float32) / self.per_level
 
+    def on_white(self) -> NDArray[np.float32]:
+        """What a viewer sees, in levels, `(3, H, W)`."""
+        levels = self.levels
+        if self.alpha is not None:
+            cover = self.alpha.astype(np.float32) / np.iinfo(self.alpha.dtype).max
+            levels = levels * cover + 255 * (1 - cover)
+        return np.ascontiguousarray(np.broadcast_to(levels, (3, *self.size)))
+
     def visible(self) -> NDArray[np.bool_]:
         """`(H, W)`, False where a pixel is fully transparent."""
         return np.ones(self.size, np.bool_) if self.alpha is None else self.alpha > 0
@@ -81,7 +91,9 @@ class Picture:
         theirs = other.values
         if theirs.shape[2] != self.values.shape[2]:
             theirs = np.broadcast_to(theirs, self.values.shape) if theirs.shape[2] == 1 else theirs
-        return np.abs(theirs.astype(np.float64) / other.per_level - self.values.astype(np.float64) / self.per_level)
+        # Over a common denominator: whole levels stay whole.
+        gap = theirs.astype(np.int64) * self.per_level - self.values.astype(np.int64) * other.per_level
+        return np.abs(gap) / (self.per_level * other.per_level)
 
 
 def read(path: Path) -> Picture:
@@ -91,6 +103,7 @@ def read(path: Path) -> Picture:
         Unusable: it is no picture, is damaged, or is of a kind whose pixels could not be written back.
     """
     previous, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+    allow_heic()
     try:
         if path.stat().st_size == 0:
             raise Unusable("is empty (0 bytes)")
@@ -101,9 +114,7 @@ def read(path: Path) -> Picture:
             orientation = int(image.getexif().get(EXIF_ORIENTATION, 1))
             kind = "JPEG" if image.format == "MPO" else str(image.format)
     except UnidentifiedImageError as error:
-        if path.suffix.lower() in (".heic", ".heif", ".avif"):
-            raise Unusable(f"is {path.suffix[1:].upper()}; convert it to PNG or JPEG first") from error
-        raise Unusable("is not a picture, or of a format that cannot be read") from error
+        raise Unusable(_unread(path)) from error
     except OSError as error:
         raise Unusable(f"cannot be read ({error.strerror})" if error.strerror else f"is damaged ({error})") from error
     except (SyntaxError, ValueError, EOFError) as error:
@@ -141,26 +152,50 @@ def _require_kept(image: Image.Image) -> None:
     width, height = image.size
     if width * height > LARGEST_PIXELS:
         raise Unusable(f"is too large ({width}x{height} pixels; at most {LARGEST_PIXELS // 10**6} megapixels)")
-    if image.format not in KEPT:
-        how = "has 256 colours at most" if image.format == "GIF" else f"is {image.format}, which would be compressed"
-        raise Unusable(f"{how}; convert it to PNG or JPEG first")
+    if image.format not in KEPT.keys() | BECOME_PNG:
+        raise Unusable(f"is {image.format}, which is not written; convert it to PNG or JPEG first")
     if image.format != "MPO" and getattr(image, "n_frames", 1) > 1:
         raise Unusable("is animated or has several pages; save the one picture that is to be protected")
     if image.mode in REFUSED_MODES:
         raise Unusable(REFUSED_MODES[image.mode])
 
 
+def _unread(path: Path) -> str:
+    """Why Pillow knows no such picture, and what to do."""
+    kind = path.suffix.lower()
+    if kind in (".heic", ".heif"):
+        return "is HEIC: install pillow-heif (pip install 'pcs-cli[heic]'), or convert it to PNG or JPEG first"
+    if kind in (".tif", ".tiff"):
+        return "is not a TIFF of a kind that is read; convert it to RGB of 8 or 16 bits first"
+    return "is not a picture, or of a format that cannot be read"
+
+
+def _holds_more(image: Image.Image, path: Path) -> bool:
+    """Whether there is more in the file than the one picture."""
+    if image.format == "HEIF":
+        return bool(image.info.get("aux") or image.info.get("depth_images"))
+    return image.format == "MPO" or (image.format == "JPEG" and b"hdrgm" in path.read_bytes()[:65536])
+
+
+def _is_deep_ppm(image: Image.Image) -> bool:
+    """Whether a PPM has more than 8 bits a channel, of which Pillow would drop the rest."""
+    return image.format == "PPM" and any(isinstance(one.args, tuple) and one.args[-1] > 255 for one in image.tile)
+
+
 def _pixels(image: Image.Image, path: Path) -> tuple[NDArray[Any], NDArray[Any] | None, bool, list[str]]:
     """Colour values and alpha as stored, whether there was a palette, and what is to be said."""
     remarks: list[str] = []
-    if image.format == "MPO" or (image.format == "JPEG" and b"hdrgm" in path.read_bytes()[:65536]):
+    if _holds_more(image, path):
         remarks.append("holds a second picture or a gain map, which is left out")
+    if image.format in BECOME_PNG:
+        remarks.append(f"is {image.format}, which is written as PNG")
+    if image.info.get("bit_depth", 8) > 8:
+        remarks.append("has more than 8 bits a channel, of which 8 are kept")
     if image.format == "PNG" and containers.is_deep(path):
         return _split(containers.read_deep_png(path))
-    if image.mode == "I;16":
-        image.load()
-        return np.asarray(image).astype(np.uint16)[:, :, None], None, False, remarks
-    if image.mode.startswith("I;16") or containers.is_deep_tiff(image):
+    if deep_tiff.is_deep(image):
+        return _split(deep_tiff.read(image, path))
+    if image.mode.startswith("I;16") or _is_deep_ppm(image):
         raise Unusable("has 16 bits in a form that cannot be written back; convert it to a 16-bit PNG first")
     image.load()
     palette = image.mode in ("P", "PA", "1")

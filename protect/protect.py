@@ -9,6 +9,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from modalities.core import bases, media
 from modalities.core.artifact import read_tensors, versions, write_tensors
 from modalities.core.concept import Concept, phrase_of
@@ -21,10 +23,12 @@ from modalities.core.studio import Studio
 from modalities.core.trainer import Diverged
 from protect import objective, picture
 from protect.cloak import Cloak
+from protect.ensemble import Ensemble
 from protect.folder import FORMAT, Entry, Folder, already_protected, look, read_record, write_record
 from protect.recipe import Protection
 from protect.saving import Saved, save
 from protect.surrogate import Surrogate
+from protect.visible import Perceptual
 
 CHECKPOINT_SECONDS = 20.0
 STATE = ".protect-state.safetensors"
@@ -85,6 +89,7 @@ def protect(
     """
     progress = progress or Silent()
     objective.checked(recipe.objective, recipe.ascent)
+    _require_ensemble(recipe)
     found = look(photos, out, recipe)
     _require_new(out, resume)
     if strict and found.skipped:
@@ -94,20 +99,26 @@ def protect(
     _require_memory(recipe, found, machine)
     _warn(photos, found, progress)
     progress.start(f"loading {recipe.backbone}", 0)
-    surrogate = _surrogate(recipe, found, noun, machine, progress)
+    surrogates = _surrogates(recipe, found, noun, machine, progress)
     with lock(out):
-        record = _record(recipe, found, noun, surrogate, out)
+        record = _record(recipe, found, noun, surrogates, out)
         if announce:
-            announce(_plan(recipe, found, surrogate, machine))
-        _Work(recipe, found, surrogate, out, record, progress).run()
+            announce(_plan(recipe, found, surrogates, machine))
+        _Work(recipe, found, surrogates, out, record, progress).run()
     return record
 
 
 def plan(recipe: Protection, photos: Path, out: Path, machine: Machine, *, noun: str = "person") -> Plan:
     """Load everything, try the first steps, and say what the work would take; nothing is written but the cache."""
     objective.checked(recipe.objective, recipe.ascent)
+    _require_ensemble(recipe)
     found = look(photos, out, recipe)
-    return _plan(recipe, found, _surrogate(recipe, found, noun, machine, Silent()), machine)
+    return _plan(recipe, found, _surrogates(recipe, found, noun, machine, Silent()), machine)
+
+
+def _require_ensemble(recipe: Protection) -> None:
+    if recipe.count("agree") and not recipe.ensemble:
+        raise PcsError(f"{recipe.title}: needs further bases than {recipe.backbone}; name them: --set ensemble=[sd15].")
 
 
 def _warn(photos: Path, found: Folder, progress: Progress) -> None:
@@ -144,14 +155,21 @@ def _require_new(out: Path, resume: bool) -> None:
     raise PcsError(f"{out}: is not empty; {how}, or choose another --out.")
 
 
-def _surrogate(recipe: Protection, found: Folder, noun: str, machine: Machine, progress: Progress) -> Surrogate:
-    backbone = bases.load(bases.resolve(recipe.backbone), machine.device, offline=machine.offline)
+def _surrogates(recipe: Protection, found: Folder, noun: str, machine: Machine, progress: Progress) -> list[Surrogate]:
+    """One of the recipe's base, and one of every further base of its ensemble, each with draws of its own."""
     first = media.read_photo(found.entries[0].path)
     concept = Concept(noun, phrase_of(recipe.data.subject, noun), (first,))
-    return Surrogate(Studio(backbone, concept, recipe, training=True, cache=machine.cache, progress=progress))
+    surrogates: list[Surrogate] = []
+    for number, name in enumerate((recipe.backbone, *recipe.ensemble)):
+        backbone = bases.load(bases.resolve(name), machine.device, offline=machine.offline)
+        train = recipe.train.model_copy(update={"seed": recipe.train.seed + number})
+        own = recipe.model_copy(update={"backbone": name, "train": train})
+        studio = Studio(backbone, concept, own, training=True, cache=machine.cache, progress=progress)
+        surrogates.append(Surrogate(studio))
+    return surrogates
 
 
-def _record(recipe: Protection, found: Folder, noun: str, surrogate: Surrogate, out: Path) -> dict[str, Any]:
+def _record(recipe: Protection, found: Folder, noun: str, surrogates: list[Surrogate], out: Path) -> dict[str, Any]:
     """The record to begin with, or the one of the work that goes on.
 
     Raises:
@@ -161,7 +179,7 @@ def _record(recipe: Protection, found: Folder, noun: str, surrogate: Surrogate, 
         "recipe": recipe.model_dump(mode="json")
         | {"components": {p.name: p.model_dump(mode="json") for p in recipe.components}},
         "noun": noun,
-        "base_fingerprint": surrogate.studio.backbone.fingerprint,
+        "base_fingerprint": "+".join(surrogate.studio.backbone.fingerprint for surrogate in surrogates),
         "photos": {entry.name: entry.digest for entry in found.entries},
     }
     record = read_record(out)
@@ -174,10 +192,10 @@ def _record(recipe: Protection, found: Folder, noun: str, surrogate: Surrogate, 
     return record
 
 
-def _plan(recipe: Protection, found: Folder, surrogate: Surrogate, machine: Machine) -> Plan:
+def _plan(recipe: Protection, found: Folder, surrogates: list[Surrogate], machine: Machine) -> Plan:
     """Time one push and one training step, which leave no trace."""
     groups = found.groups(recipe.together)
-    cloak = _cloak(recipe, groups[0], surrogate)
+    cloak = _cloak(recipe, groups[0], surrogates)
     count = len(groups[0])
     rows = list(range(min(recipe.ascent.batch, count)))
     cloak.ask(rows, 0)
@@ -185,8 +203,9 @@ def _plan(recipe: Protection, found: Folder, surrogate: Surrogate, machine: Mach
     cloak.ask(rows, 0)
     per_push = (time.monotonic() - started) * math.ceil(count / len(rows)) * cloak.most_draws
     trainings = recipe.count("train", "joint")
-    per_training = surrogate.trainer.probe()[0] if trainings else 0.0
-    surrogate.begin()
+    per_training = sum(surrogate.trainer.probe()[0] for surrogate in surrogates) if trainings else 0.0
+    for surrogate in surrogates:
+        surrogate.begin()
     pushes = recipe.count("perturb", "joint")
     return Plan(
         device=machine.device.title,
@@ -200,9 +219,12 @@ def _plan(recipe: Protection, found: Folder, surrogate: Surrogate, machine: Mach
     )
 
 
-def _cloak(recipe: Protection, group: list[Entry], surrogate: Surrogate) -> Cloak:
+def _cloak(recipe: Protection, group: list[Entry], surrogates: list[Surrogate]) -> Ensemble:
     saved = [recipe.output.quality if entry.kind == "JPEG" else None for entry in group]
-    return Cloak([picture.read(entry.path) for entry in group], saved, recipe, surrogate)
+    photos = [picture.read(entry.path) for entry in group]
+    # Each draws by its own seed.
+    own = [recipe.model_copy(update={"train": surrogate.studio.recipe.train}) for surrogate in surrogates]
+    return Ensemble([Cloak(photos, saved, *pair) for pair in zip(own, surrogates, strict=True)])
 
 
 class _Work:
@@ -212,18 +234,20 @@ class _Work:
         self,
         recipe: Protection,
         found: Folder,
-        surrogate: Surrogate,
+        surrogates: list[Surrogate],
         out: Path,
         record: dict[str, Any],
         progress: Progress,
     ) -> None:
         self.recipe = recipe
         self.found = found
-        self.surrogate = surrogate
+        self.surrogates = surrogates
         self.out = out
         self.record = record
         self.progress = progress
         self._saved_at = time.monotonic()
+        self._perceptual = Perceptual(surrogates[0].studio.backbone.device)
+        record["lpips"] = self._perceptual.missing or "measured"
 
     def run(self) -> None:
         groups = self.found.groups(self.recipe.together)
@@ -249,7 +273,7 @@ class _Work:
         return True
 
     def _protect(self, number: int, group: list[Entry], stop: Any) -> None:
-        cloak = _cloak(self.recipe, group, self.surrogate)
+        cloak = _cloak(self.recipe, group, self.surrogates)
         self._restore(cloak, number)
         while cloak.done < len(cloak.acts):
             try:
@@ -277,18 +301,26 @@ class _Work:
             self.record["skipped"][entry.name] = str(reason)
             self.progress.warn(f"{entry.name} is not protected: it {reason}.")
         else:
-            about |= {"protected": True} | _told(made, self.out)
+            about |= {"protected": True} | _told(made, self.out) | {"lpips": self._seen(photo, made.path)}
             self.progress.note(line(entry.name, about))
         self.record["files"][entry.name] = about
 
+    def _seen(self, photo: picture.Picture, path: Path) -> float | None:
+        """LPIPS of a file against its photo; None where it cannot be measured."""
+        if self._perceptual.missing:
+            return None
+        before, after = (torch.from_numpy(one.on_white()) for one in (photo, picture.read(path)))
+        distance = self._perceptual.distance(before, after)
+        return None if distance is None else round(distance, 4)
+
     # -- its state -------------------------------------------------------------------------------------------
 
-    def _save_state(self, cloak: Cloak, number: int) -> None:
+    def _save_state(self, cloak: Ensemble, number: int) -> None:
         tensors, about = cloak.state()
         write_tensors(self.out / STATE, tensors, about | {"group": str(number)})
         self._saved_at = time.monotonic()
 
-    def _restore(self, cloak: Cloak, number: int) -> None:
+    def _restore(self, cloak: Ensemble, number: int) -> None:
         if not (self.out / STATE).is_file():
             return
         tensors, about = read_tensors(self.out / STATE)
@@ -307,6 +339,7 @@ def _told(made: Saved, out: Path) -> dict[str, Any]:
 
 def line(name: str, about: dict[str, Any]) -> str:
     """One photo in one line."""
-    quality = f", JPEG quality {about['quality']}" if about["quality"] else ""
+    quality = f", JPEG {about['quality']}" if about["quality"] else ""
     psnr = f"{about['psnr']:.1f} dB" if about["psnr"] is not None else "unchanged"
-    return f"{name}  max {about['largest']:.3g}, mean {about['mean']:.2f} levels, PSNR {psnr}{quality}"
+    seen = f"LPIPS {about['lpips']:.3f}" if about["lpips"] is not None else "LPIPS not measured"
+    return f"{name}  max {about['largest']:.3g}, mean {about['mean']:.2f} levels, PSNR {psnr}, {seen}{quality}"

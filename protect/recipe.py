@@ -65,6 +65,8 @@ class Ascent(Section):
     gradient: Literal["full", "two_stage", "vae_only", "encoder"] = "full"
     """Way of the gradient to the pixels: through denoiser and autoencoder; the same, one after the other in less
     memory; with the denoiser's residual in place of its gradient; through the encoder alone."""
+    merit: bool = False
+    """Shorten each step by half a cosine of its diffusion time: the noisier, the shorter (DisDiff's merit sampling)."""
     batch: Positive = 1
     """Photos in one pass."""
     draws: Positive = 1
@@ -101,6 +103,8 @@ class Act(Section):
     """Put the next snapshot, in turn, in place of the surrogate of this name."""
     choose_times: str | None = None
     """Choose for each photo the times at which its gradient is largest, and keep to them (SimAC)."""
+    agree: str | None = None
+    """Average the changes that the bases of an ensemble have come to (E-ASPL)."""
     photos: Literal["originals", "protected"] = "originals"
     """What to train on."""
     steps: Positive = 1
@@ -121,7 +125,7 @@ class Act(Section):
         return str(getattr(self, self.verb))
 
 
-VERBS = ("fork", "train", "perturb", "joint", "keep", "recall", "choose_times")
+VERBS = ("fork", "train", "perturb", "joint", "keep", "recall", "choose_times", "agree")
 
 
 class Stage(Section):
@@ -150,6 +154,8 @@ class Output(Section):
 class Protection(Recipe):
     """A protection: `components`, `data` and `train` are the surrogate's, the rest is how photos are changed."""
 
+    ensemble: list[str] = []
+    """Further bases, each with a surrogate of its own; the same base again is a surrogate with other draws."""
     budget: Budget = Budget()
     views: Views = Views()
     objective: Annotated[list[Term], Field(min_length=1)] = [Term(term="denoise")]

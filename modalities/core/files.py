@@ -25,7 +25,8 @@ def replacing(path: Path) -> Generator[Path]:
     Raises:
         RunFailed: the disk is full or the folder is read-only.
     """
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix}")
+    # Cut, so that a name as long as may be leaves room.
+    temporary = path.with_name(f".{path.stem[:40]}.{os.getpid()}.tmp{path.suffix}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary

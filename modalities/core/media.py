@@ -133,7 +133,7 @@ def read_mask(photo: Photo, folder: Path | None) -> Image.Image:
 
 def _upright_rgb(path: Path) -> tuple[Image.Image, list[str]]:
     remarks: list[str] = []
-    _allow_heic()
+    allow_heic()
     previous_limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
     try:
         with Image.open(path) as opened:
@@ -184,7 +184,8 @@ def _from_deep(image: Image.Image) -> Image.Image:
     return Image.fromarray((np.clip(values / top, 0, 1) * 255 + 0.5).astype(np.uint8))
 
 
-def _allow_heic() -> None:
+def allow_heic() -> None:
+    """Let Pillow open HEIC, where its plugin is installed."""
     if ".heic" in Image.registered_extensions():
         return
     try:

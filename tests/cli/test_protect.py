@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import importlib.machinery
 import json
 import os
+import sys
+import types
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -67,12 +70,47 @@ def test_every_photo_has_its_line_and_the_limits_are_said(cloak: Pcs, pcs: Pcs, 
     assert done.code == 0
     for name in ("00.png", "01.png", "02.png"):
         assert f"{name}  max 8, mean " in done.err
+    assert done.err.count("LPIPS not measured") == 3
+    assert "LPIPS      not measured: needs lpips" in done.out
+    record = read_record(tmp_path / "out")
+    assert record is not None
+    assert record["lpips"].startswith("needs lpips")
+    assert {about["lpips"] for about in record["files"].values()} == {None}
     assert "8 of 255 levels, on the saved file" in done.err
     assert "can be undone" in done.out
     shown = " ".join(pcs("protect", "--help").out.replace("│", " ").split())
     assert "it can be undone" in shown
     for forbidden in ("immune", "unlearnable", "prevents deepfakes", "invisible", "all AI"):
         assert forbidden not in shown
+
+
+def test_lpips_is_told_of_every_photo_where_it_can_be_measured(
+    cloak: Pcs, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+
+    from protect import visible
+
+    package, fetched = types.ModuleType("lpips"), tmp_path / "weights.pth"
+    package.LPIPS = lambda **_: _Apart()  # type: ignore[attr-defined]
+    package.__spec__ = importlib.machinery.ModuleSpec("lpips", None)
+    monkeypatch.setitem(sys.modules, "lpips", package)
+    monkeypatch.setattr(visible, "weights", lambda: fetched)
+
+    class _Apart(torch.nn.Module):
+        def forward(self, one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+            assert one.shape == other.shape
+            return (one - other).abs().mean()
+
+    done = cloak(photos, "-o", tmp_path / "unfetched")
+    assert "LPIPS      not measured: needs the weights weights.pth" in done.out
+    fetched.write_bytes(b"x")
+    done = cloak(photos, "-o", tmp_path / "out", "--json")
+    for name, about in done.json["files"].items():
+        gap = np.abs(levels(tmp_path / "out" / name) - levels(photos / name)).mean() / 127.5
+        assert about["lpips"] == pytest.approx(gap, abs=1e-4)
+        assert f"{name}  max 8, mean {about['mean']:.2f} levels" in done.err
+        assert f"LPIPS {about['lpips']:.3f}" in done.err
 
 
 def test_bad_files_are_named_and_the_rest_is_done(cloak: Pcs, tmp_path: Path) -> None:
@@ -225,6 +263,21 @@ def test_more_photos_than_memory_holds_are_refused_and_groups_bound_it(
     assert "in 4 groups" in many.err
 
 
+def test_an_ensemble_of_bases_protects_together(cloak: Pcs, base: Path, photos: Path, tmp_path: Path) -> None:
+    words = ["--recipe", "e_aspl", "--set", "components.lora.rank=2"]
+    done = cloak(photos, "-o", tmp_path / "none", *words, "--set", "program=[{do: [{agree: main}]}]")
+    assert done.code == 2
+    assert "--set ensemble=" in done.message
+    steps = "program=[{repeat: 2, do: [{perturb: main, steps: 2}, {agree: main}]}]"
+    done = cloak(photos, "-o", tmp_path / "out", *words, "--set", steps, "--set", f"ensemble=[{base}]")
+    assert done.code == 0, done.err
+    assert done.err.count(str(base)) >= 2
+    record = read_record(tmp_path / "out")
+    assert record is not None
+    assert record["base_fingerprint"].count("+") == 1
+    assert 0 < np.abs(levels(tmp_path / "out" / "00.png") - levels(photos / "00.png")).max() <= 6
+
+
 def test_a_surrogate_that_diverges_is_said_and_keeps_what_was_done(cloak: Pcs, photos: Path, tmp_path: Path) -> None:
     changes = ["program=[{do: [{train: main, steps: 9}, {perturb: main}]}]", "components.lora.rank=2"]
     done = cloak(
@@ -320,8 +373,7 @@ def test_an_audit_trains_compares_and_says_what_it_did_not_test(
     assert all(len(arm["dino_i"]) == 8 for arm in found["results"][0]["values"].values())
     assert found["noun"] == "mug"
     assert found["verdict"] in ("weakened", "no clear effect")
-    assert "photos after blur" in found["not_tested"]
-    assert "photos after jpeg75" not in found["not_tested"]
+    assert found["not_tested"][0] == "photos after jpeg90, jpeg50, resize, blur, noise, crop, vae"
     arms = {arm: sorted((tmp_path / "found" / "photos" / arm).glob("*.png")) for arm in ("clean", "noise", "protected")}
     # The last photo is the one that is left unprotected.
     assert np.array_equal(levels(arms["protected"][2]), levels(arms["clean"][2]))
@@ -331,6 +383,8 @@ def test_an_audit_trains_compares_and_says_what_it_did_not_test(
     assert "Not tested means not known" in page
     assert "type=range" in page
     assert "the easiest case" in page
+    assert {"largest", "mean", "psnr", "lpips"} <= set(found["photos"][0])
+    assert "LPIPS is not measured: needs lpips" in page
     assert str(tmp_path) not in page
     assert (tmp_path / "found" / "contact-sheet.png").is_file()
     written = (tmp_path / "found" / "runs").stat().st_mtime_ns

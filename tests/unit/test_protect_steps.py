@@ -20,6 +20,8 @@ from modalities.core.step import denoise
 from modalities.core.studio import Studio
 from protect import budget, lossy, objective, picture, purifiers, times, views
 from protect.cloak import Cloak
+from protect.ensemble import Ensemble
+from protect.erasure import looking
 from protect.gradient import Question, of_pixels
 from protect.recipe import Ascent, Budget, Protection, Term, Views
 from protect.surrogate import Surrogate
@@ -36,11 +38,11 @@ def protection(base: Path, **changes: Any) -> Protection:
     return made
 
 
-def cloak_of(made: Protection, folder: Path, saved: int | None = None) -> Cloak:
+def cloak_of(made: Protection, folder: Path, saved: int | None = None, phrase: str = "mug") -> Cloak:
     machine = driver.machine(("", ""), folder.parent / "cache")
     backbone = bases.load(bases.resolve(made.backbone), machine.device, offline=True)
     paths = sorted(folder.glob("*.png"))
-    concept = Concept("mug", "mug", (media.read_photo(paths[0]),))
+    concept = Concept("mug", phrase, (media.read_photo(paths[0]),))
     studio = Studio(backbone, concept, made, training=True, cache=machine.cache)
     return Cloak([picture.read(path) for path in paths], [saved] * len(paths), made, Surrogate(studio))
 
@@ -58,8 +60,9 @@ def value(cloak: Cloak, which: str) -> float:
         question = cloak._question(rows, chosen, 10_000 + number)  # pyright: ignore[reportPrivateUsage]
         with torch.no_grad():
             posterior = cloak.backbone.encode(pixels)
-            step = denoise(cloak.backbone, question.batch(posterior.sample(question.normal)))
-            seen = objective.Seen(posterior, question.original, question.target, step, cloak.backbone.schedule)
+            with looking(cloak.backbone, question.prompts, question.identifier) as looks:
+                step = denoise(cloak.backbone, question.batch(posterior.sample(question.normal)))
+            seen = objective.Seen(posterior, question.original, question.target, step, cloak.backbone.schedule, looks)
             found.append(float(objective.total(cloak.recipe.objective, seen)))
     for canvas, delta in zip(cloak.canvases, deltas, strict=True):
         canvas.delta = delta
@@ -152,7 +155,15 @@ def _question(cloak: Cloak) -> tuple[torch.Tensor, Question]:
 
 
 @pytest.mark.parametrize(
-    "terms", [["denoise"], ["denoise", "latent_target"], ["target_answer"], ["target_step"], ["latent_shift"]]
+    "terms",
+    [
+        ["denoise"],
+        ["denoise", "latent_target"],
+        ["target_answer"],
+        ["target_step"],
+        ["token_attention"],
+        ["latent_shift"],
+    ],
 )
 def test_two_stages_give_the_gradient_of_one(terms: list[str], base: Path, photos: Path) -> None:
     cloak = cloak_of(protection(base, objective=[{"term": term} for term in terms]), photos)
@@ -179,6 +190,7 @@ def test_the_full_gradient_is_that_of_autograd(base: Path, photos: Path) -> None
         ([{"term": "nonsense"}], "full", "objective.0.term"),
         ([{"term": "denoise"}], "encoder", "objective.0.term"),
         ([{"term": "latent_norm"}, {"term": "target_step"}], "vae_only", "objective.1.term"),
+        ([{"term": "token_attention"}], "vae_only", "objective.0.term"),
         ([{"term": "latent_target", "image": "no.png"}], "full", "objective.0.image"),
         ([{"term": "latent_shift"}], "encoder", "objective.0.term"),
     ],
@@ -201,6 +213,7 @@ def test_an_objective_that_cannot_be_is_named(terms: list[Any], gradient: str, k
         ([{"term": "latent_shift", "goal": "max"}], "encoder"),
         ([{"term": "target_answer", "goal": "min"}], "full"),
         ([{"term": "target_step", "goal": "min"}], "full"),
+        ([{"term": "token_attention", "goal": "max"}], "full"),
     ],
 )
 def test_each_term_gets_what_it_is_after_inside_the_budget(
@@ -270,8 +283,9 @@ def test_every_shipped_protection_runs_and_moves_the_photos(
     for _ in short.acts():
         cloak.advance()
     for canvas in cloak.canvases:
-        change = np.abs(canvas.whole())
-        assert 0 < change.max() <= loaded.budget.levels
+        # Two short steps may come to less than a level.
+        assert canvas.delta.any()
+        assert np.abs(canvas.whole()).max() <= loaded.budget.levels
 
 
 def _shortened(stage: Any) -> Any:
@@ -296,6 +310,64 @@ def test_greedy_times_leave_the_photos_alone_and_are_kept_to(
         assert not canvas.delta.any()
     cloak.advance()
     assert all(canvas.delta.any() for canvas in cloak.canvases)
+
+
+def test_attention_that_leaves_the_subjects_word_is_told(base: Path, photos: Path) -> None:
+    cloak = cloak_of(protection(base), photos, phrase="sks mug")
+    _, question = _question(cloak)
+    assert question.identifier == "sks"
+    assert question.prompts[0] == "a photo of sks mug"
+    with torch.no_grad(), looking(cloak.backbone, question.prompts, "sks") as looks:
+        denoise(cloak.backbone, question.batch(torch.zeros_like(question.noise)))
+    words = slice(1, 1 + len(_tokens(cloak, "a photo of sks mug")))
+    own = words.start + _tokens(cloak, "a photo of sks mug").index(_tokens(cloak, "sks")[0])
+    told: list[float] = []
+    for level in (-1.0, 1.0):
+        # Everything looks at all words alike, and at the subject's more or less.
+        for layer in looks.layers:
+            layer[:, :, words] = 0.01
+            layer[:, :, own] = 0.01 + 0.005 * level
+        told.append(float(looks.erased()[0]))
+    assert 0 <= told[1] < told[0] <= 1
+
+
+def _tokens(cloak: Cloak, text: str) -> list[int]:
+    (tokenizer,) = cloak.backbone.tokenizers.values()
+    return tokenizer(text, add_special_tokens=False).input_ids
+
+
+def test_merit_takes_shorter_steps_at_noisier_times(base: Path, photos: Path) -> None:
+    moved: list[float] = []
+    for low in (0.0, 0.9):
+        made = protection(base, ascent={"merit": True, "size": 4.0, "batch": 4}, times={"low": low, "high": low + 0.1})
+        cloak = cloak_of(made, photos)
+        cloak.advance()
+        moved.append(float(cloak.canvases[0].delta.abs().max()))
+    assert 3.8 < moved[0] <= 4.0
+    assert 0 < moved[1] < 0.2
+
+
+def test_the_changes_of_an_ensemble_are_averaged_and_come_back(base: Path, photos: Path) -> None:
+    program = [{"repeat": 3, "do": [{"perturb": "main", "steps": 2}, {"agree": "main"}]}]
+    cloaks = [
+        cloak_of(protection(base, program=program, train={"seed": seed}, ascent={"size": 2.0, "batch": 4}), photos)
+        for seed in (0, 1)
+    ]
+    both = Ensemble(cloaks)
+    both.advance(), both.advance()
+    own = [cloak.canvases[0].delta.clone() for cloak in cloaks]
+    assert not torch.equal(*own)
+    both.advance()
+    for cloak in cloaks:
+        assert torch.allclose(cloak.canvases[0].delta, (own[0] + own[1]) / 2)
+    tensors, about = both.state()
+    tensors = {key: value.clone() for key, value in tensors.items()}
+    wanted = [both.advance() for _ in range(3)]
+    final = both.canvases[0].delta.clone()
+    both.restore(tensors, dict(about))
+    assert both.done == 3
+    assert [both.advance() for _ in range(3)] == pytest.approx(wanted, nan_ok=True)
+    assert torch.equal(both.canvases[0].delta, final)
 
 
 @pytest.mark.parametrize("name", purifiers.NAMES)

@@ -26,7 +26,8 @@ class Lpips(Metric):
         return "lpips, AlexNet"
 
     def score(self, evidence: Evidence) -> Scores:
-        distance, device = _network(evidence), evidence.machine.device.torch
+        device = evidence.machine.device.torch
+        distance = network(device)
         groups = evidence.groups
         sums, counts = [0.0] * len(groups), [0] * len(groups)
         for group in dict.fromkeys(groups):
@@ -45,13 +46,18 @@ class Lpips(Metric):
         return Scores.of_pictures(values, groups)
 
 
-def _network(evidence: Evidence) -> Any:
+def network(device: Any) -> Any:
+    """The network on a torch device: two batches of pictures in [-1, 1] in, their distances out.
+
+    Raises:
+        Absent: its package or its weights are not to be had.
+    """
     try:
         import lpips
     except ImportError:
-        raise Absent("needs the package lpips and its torchvision: pip install lpips.") from None
+        raise Absent("needs lpips and its torchvision: pip install lpips.") from None
     try:
-        network = lpips.LPIPS(net="alex", verbose=False)  # pyright: ignore[reportAttributeAccessIssue]
+        found = lpips.LPIPS(net="alex", verbose=False)  # pyright: ignore[reportAttributeAccessIssue]
     except OSError as error:
         raise Absent(f"needs the AlexNet of torchvision, which cannot be had ({error}).") from None
-    return network.to(evidence.machine.device.torch).eval()
+    return found.to(device).eval()
