@@ -41,9 +41,9 @@ def dreambooth3d(
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Learn a subject from photos in the three stages of DreamBooth3D.
+    """Learn a subject from photos in the three stages of DreamBooth3D, or in the two of MVDream's DreamBooth.
 
-    Writes a run folder with six stages in it, one folder each, and of the last one turntable.gif, mesh.glb, mesh.obj,
+    Writes a run folder with the stages in it, one folder each, and of the last one turntable.gif, mesh.glb, mesh.obj,
     points.ply and a contact sheet. The photos are only read. Pictures in 04_pseudo/images may be deleted by hand
     before 05_multiview is made.
 
@@ -62,7 +62,7 @@ def dreambooth3d(
     chosen = recipe_for("three_d", recipe, changes, base)
     bases.resolve(chosen.backbone)
 
-    from modalities.three_d.dreambooth3d import STAGES, DreamBooth3D, subject_of
+    from modalities.three_d.dreambooth3d import DreamBooth3D, last_scene, subject_of
     from modalities.three_d.session import open_scene
 
     concept = Concept.from_folder(photos, noun=word, subject=subject_of(chosen))
@@ -80,7 +80,7 @@ def dreambooth3d(
     with console.progress() as progress, resumable(folder):
         notes = DreamBooth3D(chosen, concept, folder, place, progress).run(resume=resume)
         progress.start("drawing the turntable, meshing", 0)
-        scene = open_scene(Artifact.open(folder / STAGES[-1]), place)
+        scene = open_scene(Artifact.open(last_scene(folder)), place)
         handed = _hand_over(scene, folder, [photo.open() for photo in concept.photos])
     seconds = sum(note["seconds"] for note in notes)
     _tell(folder, handed, seconds, {"stages": {note["stage"]: note["scores"] for note in notes}})
@@ -174,15 +174,20 @@ def render(
 def export(
     run: Run,
     form: Annotated[
-        str, typer.Option("--format", help="mesh, or nerfstudio: a run that ns-viewer, ns-render and ns-export open.")
-    ] = "mesh",
+        str | None,
+        typer.Option(
+            "--format",
+            help="glb, obj or ply alone; or nerfstudio: a run that ns-viewer, ns-render and ns-export open.",
+        ),
+    ] = None,
     cells: Annotated[int, typer.Option(min=16, max=512, help="Cells a side of the grid that is meshed.")] = 96,
+    faces: Annotated[int, typer.Option(min=100, help="About how many triangles are kept.")] = 10_000,
     size: Annotated[float, typer.Option(min=0.001, help="Longest side of the mesh in metres.")] = 1.0,
     out: Out = None,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Mesh a finished scene again, finer or of another size: mesh.glb, mesh.obj and points.ply.
+    """Mesh a finished scene again, finer, lighter or of another size: mesh.glb, mesh.obj and points.ply.
 
     With --format nerfstudio it is written as a run of nerfstudio instead, which needs the extra [3d].
 
@@ -192,25 +197,30 @@ def export(
     """
     console.setup(json=json, quiet=quiet)
     from modalities.core.errors import PcsError
-    from modalities.three_d.outputs import write_mesh
+    from modalities.three_d.outputs import solid_of, write_solid
 
     folder = out or run
     if form == "nerfstudio":
         return _to_nerfstudio(run, folder)
-    if form != "mesh":
-        raise PcsError(f'--format is mesh or nerfstudio, not "{form}".')
-    mesh = write_mesh(_opened(run), folder, cells=cells, size=size)
-    files = [str(folder / name) for name in ("mesh.glb", "mesh.obj", "points.ply")]
-    console.result(
-        {"files": files, "vertices": len(mesh.vertices), "faces": len(mesh.faces), "closed": mesh.is_closed}, files
-    )
+    if form not in (None, "glb", "obj", "ply"):
+        raise PcsError(f'--format is glb, obj, ply or nerfstudio, not "{form}".')
+    solid = solid_of(_opened(run), cells=cells, faces=faces, size=size)
+    files = [str(path) for path in write_solid(solid, folder, form)]
+    mesh = solid.mesh
+    if not mesh.is_closed:
+        console.warn("the mesh has holes or touches itself; printing or cutting it may fail.")
+    metres = [round(float(side), 4) for side in mesh.vertices.max(0) - mesh.vertices.min(0)]
+    told = {"vertices": len(mesh.vertices), "faces": len(mesh.faces), "closed": mesh.is_closed, "metres": metres}
+    sides = " x ".join(f"{side:g}" for side in metres)
+    said = f"{len(mesh.faces):,} triangles, texture {len(solid.picture)} x {len(solid.picture)}, {sides} m"
+    console.result({"files": files, "texture": len(solid.picture)} | told, [*files, said])
     return None
 
 
 def _to_nerfstudio(run: Path, folder: Path) -> None:
     """Write `folder`/nerfstudio and say what opens it."""
     from modalities.core.artifact import Artifact
-    from modalities.three_d.dreambooth3d import STAGES
+    from modalities.three_d.dreambooth3d import STAGES, last_scene
     from modalities.three_d.extra import lacking, require_nerfstudio
     from modalities.three_d.outputs import rendered_views
     from modalities.three_d.pseudo_views import PseudoViews
@@ -221,8 +231,7 @@ def _to_nerfstudio(run: Path, folder: Path) -> None:
     scene = _opened(run)
     pseudo = run / STAGES[3]
     views = PseudoViews.read(pseudo) if pseudo.is_dir() else rendered_views(scene)
-    last = run / STAGES[-1]
-    steps = Artifact(last if last.is_dir() else run).about()["steps"]
+    steps = Artifact(last_scene(run)).about()["steps"]
     config = write_run(scene, views, folder, steps=steps)
     for warning in lacking():
         console.warn(warning)
@@ -247,7 +256,7 @@ def evaluate(
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Measure a finished scene: likeness by azimuth, one face or two, and the true shape of mini-world subjects.
+    """Measure a finished scene: likeness by azimuth, its word, one face or two, and the mini world's true shape.
 
     The true shape is the file subject.npz that `pcs world subject --solid` writes beside photos/.
 
@@ -265,11 +274,13 @@ def evaluate(
         [name, "-" if value is None else f"{value:.3f}"]
         for name, value in (
             ("photos among themselves", scores.ceiling),
+            (f"word found among {scores.among}", scores.precision),
             ("view words right", scores.view_words),
             ("neighbouring views alike", scores.neighbour),
             ("opposite views alike", scores.opposite),
             ("IoU with the truth", scores.iou),
             ("Chamfer to the truth", scores.chamfer),
+            ("outlines like the truth's", scores.outlines),
         )
     ]
     console.result_table(["score", "value"], rows, scores.told())
@@ -279,12 +290,11 @@ def _opened(folder: Path) -> Studio:
     """The scene of a run, or of the last stage of one."""
     from modalities.core.artifact import Artifact
     from modalities.core.errors import PcsError
-    from modalities.three_d.dreambooth3d import STAGES
+    from modalities.three_d.dreambooth3d import last_scene
     from modalities.three_d.session import open_scene
     from pcs_cli import settings
 
-    last = folder / STAGES[-1]
-    run = Artifact.open(last if last.is_dir() else folder)
+    run = Artifact.open(last_scene(folder))
     if run.recipe().modality != "three_d":
         raise PcsError(f"{folder}: is a run of pictures; make a scene of it with `pcs 3d dreamfusion --run {folder}`.")
     return open_scene(run, settings.load(offline=True).machine())

@@ -145,12 +145,10 @@ class Artifact:
         Raises:
             PcsError: the base is not there or is another one than the run was trained on.
         """
-        from modalities.core import bases
         from modalities.core.studio import Studio
 
         recipe, weights, about = self.recipe(changes), self.weights(), self.about()
-        base = bases.resolve(recipe.backbone)
-        backbone = bases.load(base, machine.device, offline=machine.offline, modality=recipe.modality)
+        backbone = machine.backbone(recipe.backbone, recipe.modality)
         if backbone.fingerprint != about["base_fingerprint"]:
             raise PcsError(
                 f"{self.folder}: was trained on another edition of the base {recipe.backbone}; train it again."

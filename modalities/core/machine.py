@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
+from modalities.core import bases
 from modalities.core.cache import Cache
 from modalities.core.device import Device
 from modalities.core.encoders import CLIP, SUBJECT_ENCODER, ImageEncoder, TextImageEncoder
+from modalities.core.kept_base import KeptBase
+
+if TYPE_CHECKING:
+    from modalities.core.backbone import Backbone
 
 
 @dataclass(frozen=True)
@@ -19,6 +25,7 @@ class Machine:
         offline: never use the network.
         subject_encoder: transformers folder or Hub id of the image encoder that scores likeness.
         clip: the same of the text-image encoder that scores prompts.
+        kept: where a base stays loaded between pieces of work; None loads it for each.
     """
 
     device: Device
@@ -26,6 +33,21 @@ class Machine:
     offline: bool = False
     subject_encoder: str = SUBJECT_ENCODER
     clip: str = CLIP
+    kept: KeptBase | None = None
+
+    def backbone(self, name: str, modality: str | None = None) -> Backbone:
+        """The base of that name, bare; with `kept`, what worked on it before must not be used any more.
+
+        modality: what it is to be used for, where families of several would serve it.
+
+        Raises:
+            PcsError: it is not there, damaged, or served by no backbone.
+        """
+
+        def load() -> Backbone:
+            return bases.load(bases.resolve(name), self.device, offline=self.offline, modality=modality)
+
+        return self.kept.bare((name, modality), load) if self.kept else load()
 
     def encoders(self) -> tuple[ImageEncoder, TextImageEncoder]:
         """Load the two encoders."""

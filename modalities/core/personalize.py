@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from modalities.core import bases, media
+from modalities.core import media
 from modalities.core.artifact import Artifact, read_tensors, write_tensors
 from modalities.core.concept import Concept
 from modalities.core.device import peak_memory_mb
@@ -133,8 +133,7 @@ def _base(recipe: Recipe, concept: Concept, machine: Machine, progress: Progress
     """A studio over the recipe's base."""
     if progress:
         progress.start(f"loading {recipe.backbone}", 0)
-    base = bases.resolve(recipe.backbone)
-    backbone = bases.load(base, machine.device, offline=machine.offline, modality=recipe.modality)
+    backbone = machine.backbone(recipe.backbone, recipe.modality)
     yield Studio(backbone, concept, recipe, training=True, cache=machine.cache, progress=progress)
 
 

@@ -66,13 +66,14 @@ def export(studio: Studio, folder: Path) -> list[str]:
 def _export_tokens(part: TextualInversion, studio: Studio, folder: Path) -> list[str]:
     """`{token: (vectors, width)}`, as `load_textual_inversion` of diffusers takes it.
 
-    One file for each text encoder and subject.
+    One file for each text encoder and subject, and for each component that learns words.
     """
     names: list[str] = []
     for key, rows in part.parameters().items():
         encoder, _, number = key.partition(".")
         token = numbered(part.token, int(number or 1))
-        parts = ["learned_embeds", *filter(None, (encoder.removeprefix("text_encoder").strip("_"), number))]
+        kind = "" if part.name == "textual_inversion" else part.name
+        parts = ["learned_embeds", *filter(None, (kind, encoder.removeprefix("text_encoder").strip("_"), number))]
         name = "_".join(parts) + ".safetensors"
         value = rows.detach().cpu().float().contiguous()
         write_tensors(folder / name, {token: value[0].clone() if part.vectors == 1 else value}, {"format": "pt"})

@@ -29,7 +29,7 @@ class Studio:
     Attributes:
         components: copies of the recipe's, prepared.
         training: False when the studio was opened only to generate.
-        keeps_base: set by a component, while it prepares, that will call `as_base`.
+        keeps_base: set by a component, while it prepares, that will call `as_base` or `changes`.
     """
 
     def __init__(
@@ -85,6 +85,18 @@ class Studio:
     def learned_by(self, component: str) -> dict[str, Parameter]:
         """The parameters of one component, by name."""
         return self._learned[component]
+
+    def changes(self, component: str) -> Iterator[tuple[Parameter, Tensor]]:
+        """What a component learns, each parameter with what it was before anything was learned.
+
+        Raises:
+            PcsError: the recipe has no such component, or it learns nothing.
+        """
+        assert self.keeps_base, "a component that calls changes sets studio.keeps_base while it prepares"
+        if not self._learned.get(component):
+            raise PcsError(f'the recipe has no component "{component}" that learns; name another.')
+        for name, value in self._learned[component].items():
+            yield value, self._initial[f"{component}.{name}"]
 
     def weights(self) -> dict[str, Tensor]:
         """Everything that was learned, `component.name` -> float32 tensor on the CPU (a copy)."""

@@ -69,6 +69,13 @@ class Views:
         origins = (axes[:, 2] * self.distance[:, None])[:, None].expand_as(directions)
         return Rays(origins, directions)
 
+    def project(self, points: Float[Tensor, "n 3"], side: int) -> Float[Tensor, "b n 3"]:
+        """Column and row of `points` in pictures of `side` pixels, from the upper left, and their depth."""
+        local = torch.einsum("nk,bjk->bnj", points, self.axes())
+        depth = self.distance[:, None] - local[..., 2]
+        flat = local[..., :2] / (depth * (self.field_of_view.deg2rad() / 2).tan()[:, None])[..., None]
+        return torch.stack([(1 + flat[..., 0]) * side / 2, (1 - flat[..., 1]) * side / 2, depth], -1)
+
     def matrices(self) -> Float[Tensor, "b 4 4"]:
         """Camera-to-world matrices in OpenGL's convention."""
         axes = self.axes()

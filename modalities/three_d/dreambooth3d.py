@@ -7,7 +7,8 @@ goes on from the partial one, and the final scene.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -17,14 +18,16 @@ import torch
 
 from modalities.core import media, personalize
 from modalities.core import recipe as recipes
-from modalities.core.artifact import Artifact, read_tensors, write_tensors
+from modalities.core.artifact import Artifact, read_tensors
 from modalities.core.concept import Concept
 from modalities.core.draws import Draws
 from modalities.core.errors import PcsError
 from modalities.core.files import lock, require_writable, write_text
+from modalities.core.kept_base import KeptBase
 from modalities.core.machine import Machine
 from modalities.core.progress import Progress
 from modalities.core.recipe import Recipe
+from modalities.core.studio import Studio
 from modalities.three_d.cameras import turntable
 from modalities.three_d.components.dreambooth import Dreambooth
 from modalities.three_d.components.orbit import Orbit
@@ -41,6 +44,7 @@ STAGES = ("01_partial", "02_scene", "03_full", "04_pseudo", "05_multiview", "06_
 # Views that the partial DreamBooth must tell apart, and how often it is asked for them.
 VIEWS, LOOKS = ("front", "side", "back"), 6
 PSEUDO_ELEVATIONS = (10.0, 30.0)
+SHAPE = "<shape>"
 
 
 @dataclass(frozen=True)
@@ -83,17 +87,19 @@ class DreamBooth3D:
         with lock(self.folder):
             if not told.is_file():
                 write_text(told, self.recipe.dump())
-            return run_stages(self.folder, self.stages(), self._begin)
+            # All stages share one base, on which each puts its own adapter.
+            kept = replace(self, machine=replace(self.machine, kept=KeptBase()))
+            return run_stages(self.folder, kept.stages(), self._begin)
 
     def plan(self) -> dict[str, tuple[int, float]]:
         """Try two steps of a DreamBooth and of a scene; for each stage how many steps, and about how many seconds."""
         settings = self.settings
         learned = personalize.plan(self._image_recipe(settings.partial), self.concept, self.machine)
-        scene = plan(scene_recipe(self.recipe, with_views=False), self._words(), self.machine)
-        per_step = learned.seconds / settings.partial
+        scene = plan(scene_recipe(self.recipe, with_views=False), self._words(False), self.machine)
+        per_step, names = learned.seconds / settings.partial, STAGES[: self._count]
         counts = (settings.partial, scene.steps, settings.full, settings.views, settings.multiview, scene.steps)
         each = (per_step, scene.seconds / scene.steps, per_step, learned.seconds_per_image) * 2
-        return {name: (count, count * one) for name, count, one in zip(STAGES, counts, each, strict=False)}
+        return {name: (count, count * one) for name, count, one in zip(names, counts, each, strict=False)}
 
     def stages(self) -> list[Stage]:
         """All stages with their inputs and their work."""
@@ -109,8 +115,13 @@ class DreamBooth3D:
         ]
         return [
             Stage(name, inputs, work, self._files, may_shrink=name == STAGES[3])
-            for name, (work, inputs) in zip(STAGES, works, strict=True)
+            for name, (work, inputs) in list(zip(STAGES, works, strict=True))[: self._count]
         ]
+
+    @property
+    def _count(self) -> int:
+        """How many stages there are."""
+        return len(STAGES) if self.settings.full else STAGES.index("02_scene") + 1
 
     # -- the works -------------------------------------------------------------------------------------------
 
@@ -136,7 +147,7 @@ class DreamBooth3D:
             views = self._views() if pseudo else None
             run = optimize(
                 scene_recipe(self.recipe, with_views=views is not None),
-                self._words(),
+                self._words(with_shape=views is not None),
                 place,
                 self.machine,
                 prior=Artifact.open(self.folder / prior),
@@ -186,33 +197,50 @@ class DreamBooth3D:
     def _multiview(self, place: Path) -> dict[str, Any]:
         """Go on from the partial DreamBooth, on photos and pseudo views together."""
         images = [media.read_photo(path) for path in self._files(self.folder / STAGES[3]) if path.suffix == ".png"]
-        concept = replace(self.concept, photos=(*self.concept.photos, *images))
-        recipe, first, run = (
-            self._image_recipe(self.settings.multiview),
-            Artifact.open(self.folder / STAGES[0]),
-            Artifact(place),
-        )
-        if not run.exists():
-            run.begin(recipe, concept, first.about()["base_fingerprint"])
-        if run.about()["state"] != "finished" and not run.checkpoint_file.is_file():
-            weights = {f"weights/{name}": value for name, value in first.weights().items()}
-            write_tensors(run.checkpoint_file, weights, {"step": "0"})
-        return self._personalized(place, recipe, concept)
+        concept = replace(self._words(), photos=(*self.concept.photos, *images))
+        recipe = self._image_recipe(self.settings.multiview)
+        if self.settings.geometry:
+            recipe = self._with_shape(recipe)
+        opened = partial(self._going_on, Artifact.open(self.folder / STAGES[0]), recipe, concept)
+        return self._personalized(place, recipe, concept, opened=opened)
+
+    @contextmanager
+    def _going_on(self, first: Artifact, recipe: Recipe, concept: Concept) -> Generator[Studio]:
+        """A studio that begins with what `first` learned."""
+        self.progress.start(f"loading {recipe.backbone}", 0)
+        backbone, cache = self.machine.backbone(recipe.backbone, recipe.modality), self.machine.cache
+        studio = Studio(backbone, concept, recipe, training=True, cache=cache, progress=self.progress)
+        studio.load(studio.weights() | first.weights())
+        yield studio
+
+    def _with_shape(self, recipe: Recipe) -> Recipe:
+        """`recipe` with a second word, which learns alone."""
+        changes = {
+            "components": {"geometric_token": {"vectors": self.settings.geometry}},
+            "data": {"subject": f"{recipe.data.subject} {SHAPE}"},
+            "phases": [{"learn": {"geometric_token": recipe.train.learning_rate}, "steps": recipe.train.steps}],
+        }
+        return recipes.parse(recipe.dump(), "the multi-view recipe", changes)
 
     # -- what they share -------------------------------------------------------------------------------------
 
     def _personalized(
-        self, place: Path, recipe: Recipe, concept: Concept, session: Callable[..., PartialSession] | None = None
+        self,
+        place: Path,
+        recipe: Recipe,
+        concept: Concept,
+        session: Callable[..., PartialSession] | None = None,
+        opened: Callable[[], AbstractContextManager[Studio]] | None = None,
     ) -> dict[str, Any]:
-        run = personalize.personalize(
-            recipe, concept, place, self.machine, resume=True, progress=self.progress, session=session
-        )
+        more: dict[str, Any] = {"session": session, "opened": opened}
+        run = personalize.personalize(recipe, concept, place, self.machine, resume=True, progress=self.progress, **more)
         kept = run.about()["kept"]
         return {"steps": run.about()["kept_step"], "subject": kept["subject"], "drift": kept["drift"]}
 
     def _image_recipe(self, steps: int, every: int | None = None) -> Recipe:
         """The image recipe at that length; it keeps its last step, because the stages decide when to stop."""
         changes: dict[str, Any] = {
+            "components": self.settings.components,
             "train": {"steps": steps},
             "validation": {"every": every or steps, "images": 1, "select": "last", "patience": None},
         }
@@ -223,8 +251,10 @@ class DreamBooth3D:
             )
         return chosen
 
-    def _words(self) -> Concept:
-        return Concept(self.concept.noun, self.concept.phrase)
+    def _words(self, with_shape: bool = True) -> Concept:
+        """The subject without its photos, by its word and, if there is one, by the word for its shape."""
+        shape = f" {SHAPE}" if with_shape and self.settings.geometry else ""
+        return Concept(self.concept.noun, f"{self.concept.phrase}{shape}")
 
     def _views(self) -> PseudoViews:
         return PseudoViews.read(self.folder / STAGES[3])
@@ -245,7 +275,13 @@ class DreamBooth3D:
         return [place / "weights.safetensors", place / "recipe.yaml"]
 
     def _begin(self, stage: Stage) -> None:
-        self.progress.note(f"stage {STAGES.index(stage.name) + 1} of {len(STAGES)}: {stage.name[3:]}")
+        self.progress.note(f"stage {STAGES.index(stage.name) + 1} of {self._count}: {stage.name[3:]}")
+
+
+def last_scene(folder: Path) -> Path:
+    """Where the scene lies that a run of stages ended with; the folder itself if it has no stages."""
+    stages = [folder / name for name in STAGES if name.endswith("scene") and (folder / name / "done.json").is_file()]
+    return stages[-1] if stages else folder
 
 
 def settings_of(recipe: Recipe) -> Dreambooth:

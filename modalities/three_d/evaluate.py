@@ -18,17 +18,24 @@ from torch import Tensor
 from torch.nn import functional
 
 from modalities.core import media
+from modalities.core.concept import Concept
 from modalities.core.encoders import ImageEncoder, TextImageEncoder
 from modalities.core.errors import PcsError
 from modalities.core.studio import Studio
-from modalities.three_d.cameras import gap
-from modalities.three_d.components.nerf import Nerf
+from modalities.three_d.cameras import Views, gap
 from modalities.three_d.components.view_prompts import ViewPrompts
+from modalities.three_d.mesh import Mesh, isosurface
 from modalities.three_d.outputs import around, pictures
-from modalities.three_d.part import part_of
-from modalities.three_d.shape import densities, grid_points, level_of, mesh_of, points_of
+from modalities.three_d.part import part_of, scene_of
+from modalities.three_d.raster import rasterize
+from modalities.three_d.shape import grid_points
 
-VIEWS, CELLS, POINTS = 24, 64, 4000
+VIEWS, CELLS, MESH_CELLS, POINTS, SIDE = 24, 64, 96, 4000, 96
+# What else the subject might be called: the fifteen classes of the mini world, everyday words for any encoder.
+OTHER_NOUNS = (
+    "mug", "teapot", "car", "robot", "chair", "house", "duck", "snowman", "bear", "lamp", "backpack", "dog", "cat",
+    "sneaker", "clock",
+)  # fmt: skip
 SECTORS = {"front": 0.0, "side": 90.0, "back": 180.0}
 
 
@@ -40,21 +47,26 @@ class SceneScores:
         likeness: cosine of every render to its most similar photo, mean by sector (front, side, back) and over all.
         ceiling: the same of every photo to the most similar other one.
         view_words: share of the renders near front, side and back for which the text-image encoder names that view.
+        precision: CLIP R-precision (Park et al., NeurIPS 2021): share of the renders for which the text-image encoder
+            finds the prompt with the subject's class among the same prompt with each of the `OTHER_NOUNS`.
+        among: how many prompts those are; chance would find one in so many.
         opposite: mean cosine of a render to the one from the other side, and of neighbours 15 degrees apart; a
             subject with a face on both sides has an `opposite` near its `neighbour`.
-        iou, chamfer: against the true shape: overlap of volumes at the density where the surface lies, and the mean
-            distance of both surfaces to each other in half sides of the cube; as it stands, neither turned nor scaled.
-        level: density at which the surface lies.
+        iou, chamfer: against the true shape: overlap of volumes, and the mean distance of both surfaces to each other
+            in half sides of the cube; as it stands, neither turned nor scaled.
+        outlines: overlap of both outlines, mean over the turntable; also tells something of hollow subjects.
     """
 
     likeness: dict[str, float]
     ceiling: float | None
     view_words: float
+    precision: float
+    among: int
     opposite: float
     neighbour: float
     iou: float | None
     chamfer: float | None
-    level: float
+    outlines: float | None
 
     def told(self) -> dict[str, Any]:
         """All of it as plain values."""
@@ -79,24 +91,25 @@ def evaluate(
         RunFailed: the scene is empty.
         PcsError: the truth cannot be read.
     """
-    field = part_of(scene, Nerf).field
-    level = level_of(field).density
     views = around(scene, VIEWS)
     drawn = [media.to_image(one) for one in pictures(scene, views, scene.resolution, place=0)]
     azimuths = views.azimuth.tolist()
     subject = encoders[0](drawn)
     turned = [(subject * subject.roll(shift, 0)).sum(1).mean() for shift in (VIEWS // 2, 1)]
-    iou, chamfer = (None, None) if truth is None else _against(truth, scene, level)
+    iou, chamfer, outlines = (None, None, None) if truth is None else _against(truth, scene, views)
     likeness, ceiling = _likeness(subject, encoders[0], photos, azimuths)
+    described, prompts = encoders[1](drawn), prompts_for(scene)
     return SceneScores(
         likeness=likeness,
         ceiling=ceiling,
-        view_words=_named_right(scene, encoders[1], drawn, azimuths),
+        view_words=_named_right(scene, encoders[1], described, azimuths),
+        precision=float(((described @ encoders[1].text(prompts).T).argmax(1) == 0).float().mean()),
+        among=len(prompts),
         opposite=float(turned[0]),
         neighbour=float(turned[1]),
         iou=iou,
         chamfer=chamfer,
-        level=level,
+        outlines=outlines,
     )
 
 
@@ -116,11 +129,18 @@ def _likeness(
     return {name: float(values.mean()) for name, values in sectors.items()} | {"all": float(best.mean())}, ceiling
 
 
-def _named_right(scene: Studio, encoder: TextImageEncoder, drawn: list[Image.Image], azimuths: list[float]) -> float:
+def prompts_for(scene: Studio) -> list[str]:
+    """The prompt that names the subject's class first, then those that name something else in its place."""
+    noun, template = scene.concept.noun, scene.recipe.data.prompts[0]
+    others = [Concept(one, one).class_prompt(template) for one in OTHER_NOUNS if one != noun]
+    return [scene.concept.class_prompt(template), *others]
+
+
+def _named_right(scene: Studio, encoder: TextImageEncoder, described: Tensor, azimuths: list[float]) -> float:
     """Share of the renders within 30 degrees of front, side or back whose view the encoder names."""
     words = part_of(scene, ViewPrompts).words
     prompt = scene.concept.class_prompt(scene.recipe.data.prompts[0])
-    seen = encoder(drawn) @ encoder.text([prompt + words[name] for name in SECTORS]).T
+    seen = described @ encoder.text([prompt + words[name] for name in SECTORS]).T
     right = [
         list(SECTORS)[int(row.argmax())] == name
         for row, azimuth in zip(seen, azimuths, strict=True)
@@ -130,14 +150,27 @@ def _named_right(scene: Studio, encoder: TextImageEncoder, drawn: list[Image.Ima
     return sum(right) / len(right)
 
 
-def _against(truth: Path, scene: Studio, level: float) -> tuple[float, float]:
-    field = part_of(scene, Nerf).field
-    solid = TrueShape.read(truth)
-    inside, found = solid.contains(grid_points(CELLS)).view(CELLS, CELLS, CELLS), densities(field, CELLS) > level
+def _against(truth: Path, scene: Studio, views: Views) -> tuple[float, float, float]:
+    solid, made = TrueShape.read(truth), scene_of(scene)
+    inside, found = solid.contains(grid_points(CELLS)).view(CELLS, CELLS, CELLS), made.solid(CELLS)
     iou = float((inside & found).sum() / (inside | found).sum())
-    surface = torch.from_numpy(points_of(mesh_of(field), POINTS)[0])
+    mesh = made.mesh(MESH_CELLS)
+    surface = torch.from_numpy(mesh.points(*mesh.scattered(POINTS)))
     apart = torch.cdist(surface, solid.surface(POINTS))
-    return iou, float(apart.amin(1).mean() + apart.amin(0).mean()) / 2
+    return iou, float(apart.amin(1).mean() + apart.amin(0).mean()) / 2, outlines_overlap(mesh, solid.mesh(), views)
+
+
+def outlines_overlap(one: Mesh, other: Mesh, views: Views) -> float:
+    """Intersection over union of what two meshes cover of the picture, mean over `views`."""
+    covered = [
+        [
+            rasterize(flat[torch.from_numpy(mesh.faces).long()], SIDE).face >= 0
+            for flat in views.project(torch.from_numpy(mesh.vertices), SIDE)
+        ]
+        for mesh in (one, other)
+    ]
+    shares = [float((a & b).sum() / (a | b).sum().clamp(min=1)) for a, b in zip(*covered, strict=True)]
+    return sum(shares) / len(shares)
 
 
 @dataclass(frozen=True)
@@ -179,6 +212,12 @@ class TrueShape:
     def contains(self, points: Float[Tensor, "n 3"]) -> Bool[Tensor, " n"]:
         """Which points are inside."""
         return (self.distances(points) < 0) & ((points >= self.low) & (points <= self.high)).all(1)
+
+    def mesh(self) -> Mesh:
+        """Its surface."""
+        vertices, faces = isosurface(-self.values.numpy(), 0.0)
+        scale = (self.high - self.low).numpy() / (len(self.values) - 1)
+        return Mesh((vertices * scale + self.low.numpy()).astype(np.float32), faces)
 
     def surface(self, count: int) -> Float[Tensor, "n 3"]:
         """About `count` points on the surface."""

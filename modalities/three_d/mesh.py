@@ -13,13 +13,10 @@ TETRAHEDRA = np.array([(0, 1, 3, 7), (0, 3, 2, 7), (0, 2, 6, 7), (0, 6, 4, 7), (
 
 @dataclass(frozen=True)
 class Mesh:
-    """A closed surface. vertices (V, 3) float32, y up, facing +z; faces (T, 3) int32, counter-clockwise from outside;
-    colours (V, 3) float32 sRGB in [0, 1].
-    """
+    """A surface. vertices (V, 3) float32, y up, facing +z; faces (T, 3) int32, counter-clockwise from outside."""
 
     vertices: np.ndarray
     faces: np.ndarray
-    colours: np.ndarray
 
     @property
     def volume(self) -> float:
@@ -60,7 +57,20 @@ class Mesh:
         names, counts = np.unique(of_face, return_counts=True)
         faces = self.faces[of_face == names[counts.argmax()]]
         used, flat = np.unique(faces, return_inverse=True)
-        return Mesh(self.vertices[used], flat.reshape(-1, 3).astype(np.int32), self.colours[used])
+        return Mesh(self.vertices[used], flat.reshape(-1, 3).astype(np.int32))
+
+    def scattered(self, count: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+        """`count` places spread evenly over the surface: their triangles (count,) and corner shares (count, 3)."""
+        rng = np.random.default_rng(seed)
+        a, b, c = (self.vertices[self.faces[:, corner]].astype(np.float64) for corner in range(3))
+        area = np.linalg.norm(np.cross(b - a, c - a), axis=1)
+        chosen = rng.choice(len(area), size=count, p=area / area.sum())
+        across, along = np.sqrt(rng.random(count)), rng.random(count)
+        return chosen, np.stack([1 - across, across * (1 - along), across * along], 1)
+
+    def points(self, face: np.ndarray, shares: np.ndarray) -> np.ndarray:
+        """Where places on triangles `face` (n,), `shares` (n, 3) between their corners, lie: (n, 3) float32."""
+        return (self.vertices[self.faces[face]] * shares[..., None]).sum(1).astype(np.float32)
 
     def standing(self, size: float = 1.0) -> Mesh:
         """The same on the ground y = 0, in the middle, its longest side `size` long."""
@@ -77,9 +87,19 @@ def isosurface(values: np.ndarray, level: float) -> tuple[np.ndarray, np.ndarray
     empty if nothing is above.
     """
     grid = values.copy()
+    edges, faces = crossed_edges(grid, level)
+    return _crossings(edges, grid.ravel(), level, np.array(grid.shape)), faces
+
+
+def crossed_edges(grid: np.ndarray, level: float) -> tuple[np.ndarray, np.ndarray]:
+    """Of each vertex of that surface the edge it lies on (V, 2), as flat numbers of two grid points; and the faces.
+
+    The border of `grid` is lowered below `level` in place.
+    """
+    lowest = level - 0.5 * abs(level) - 1e-3
     for axis in range(3):
         edge = np.moveaxis(grid, axis, 0)
-        edge[0], edge[-1] = np.minimum(edge[0], level * 0.5), np.minimum(edge[-1], level * 0.5)
+        edge[0], edge[-1] = np.minimum(edge[0], lowest), np.minimum(edge[-1], lowest)
     side = np.array(grid.shape)
     strides = np.array([side[1] * side[2], side[2], 1])
     inside = grid > level
@@ -120,7 +140,7 @@ def _triangles(
     unique, faces = np.unique(all_edges.reshape(-1, 2), axis=0, return_inverse=True)
     faces = faces.reshape(-1, 3)
     vertices = _crossings(unique, flat, level, side)
-    return vertices, _turned_outwards(vertices, faces, out).astype(np.int32)
+    return unique, _turned_outwards(vertices, faces, out).astype(np.int32)
 
 
 def _places(ids: np.ndarray, side: np.ndarray) -> np.ndarray:

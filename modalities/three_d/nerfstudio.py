@@ -36,7 +36,7 @@ from torch import Tensor, nn
 from modalities.core.device import choose
 from modalities.core.errors import PcsError
 from modalities.core.files import replacing, write_text
-from modalities.three_d.components.nerf import Nerf
+from modalities.three_d.components.nerf import FINE, Nerf
 from modalities.three_d.field import PlaceMaps, SceneField
 from modalities.three_d.part import part_of
 from modalities.three_d.pseudo_views import Z_UP, PseudoViews
@@ -204,13 +204,13 @@ class SubjectPipeline(VanillaPipeline):
         from modalities.core.artifact import Artifact
         from modalities.core.cache import Cache
         from modalities.core.machine import Machine
-        from modalities.three_d.dreambooth3d import STAGES
+        from modalities.three_d.dreambooth3d import STAGES, last_scene
         from modalities.three_d.session import prior_in_place
         from modalities.three_d.trainer import SceneTrainer
 
-        stages = (run / STAGES[-1]).is_dir()
-        scene = Artifact.open(run / STAGES[-1] if stages else run)
-        known = run / STAGES[-2] if stages else self.config.prior
+        last = last_scene(run)
+        scene = Artifact.open(last)
+        known = self.config.prior if last == run else run / STAGES[STAGES.index(last.name) - 1]
         machine = Machine(choose(torch.device(device).type), Cache(run / "cache"), offline=True)
         prior = Artifact.open(known) if known else None
         self._prior = prior_in_place(prior, scene.recipe(), scene.concept(), machine, None)
@@ -296,13 +296,11 @@ def write_run(scene: Studio, views: PseudoViews, folder: Path, *, steps: int) ->
     Raises:
         PcsError: `nerfstudio` in it is something else.
     """
-    from modalities.three_d.outputs import SAMPLES
-
     home, nerf = folder.resolve() / EXPERIMENT, part_of(scene, Nerf)
     _make_room(home)
     views.write(home / "data")
     size = {"resolution": nerf.resolution, "channels": nerf.channels, "blob": nerf.blob}
-    config = trainer_config(SubjectModelConfig(**size, samples=SAMPLES), home / "data")
+    config = trainer_config(SubjectModelConfig(**size, samples=FINE), home / "data")
     config.output_dir, config.experiment_name, config.timestamp = folder.resolve(), EXPERIMENT, STAMP
     model = model_of(config.pipeline.model, nerf.field, len(views.places))
     state = {f"_model.{name}": value.cpu() for name, value in model.state_dict().items()}

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import torch
 from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
+from torch.nn import functional
 
 from modalities.core import media
 from modalities.core.artifact import Artifact
@@ -18,17 +20,17 @@ from modalities.core.files import replacing
 from modalities.core.report import contact_sheet
 from modalities.core.studio import Studio
 from modalities.three_d.cameras import Views, turntable
-from modalities.three_d.components.nerf import Nerf
 from modalities.three_d.components.orbit import Orbit
 from modalities.three_d.components.surroundings import Surroundings
-from modalities.three_d.mesh import Mesh
 from modalities.three_d.mesh_files import write_glb, write_obj, write_points
 from modalities.three_d.page import write_page
-from modalities.three_d.part import part_of
+from modalities.three_d.part import part_of, scene_of
 from modalities.three_d.pseudo_views import PseudoViews
-from modalities.three_d.shape import mesh_of, occupied_cells, points_of
+from modalities.three_d.raster import rasterize
+from modalities.three_d.texture import Textured, decimated, textured
 
-FRAMES, SIDE, SHEET_VIEWS, SAMPLES, POINTS, CELLS = 24, 128, 8, 96, 20_000, 96
+FRAMES, SIDE, SHEET_VIEWS, POINTS, CELLS, FACES = 24, 128, 8, 20_000, 96, 10_000
+TEXELS_PER_CELL = 5
 FRAMES_PER_SECOND = 12
 
 
@@ -55,14 +57,8 @@ def around(studio: Studio, count: int) -> Views:
 @torch.no_grad()
 def pictures(studio: Studio, views: Views, side: int, *, place: int | None = None) -> Float[Tensor, "n 3 side side"]:
     """The scene from each of `views`, over white or in front of place number `place`, on the CPU."""
-    nerf = part_of(studio, Nerf)
     behind = None if place is None else part_of(studio, Surroundings).place(place)
-    occupied = occupied_cells(nerf.field)
-    seen = [
-        nerf.draw(views[n : n + 1], side, background=behind, occupied=occupied, samples=SAMPLES).colours.cpu()
-        for n in range(len(views))
-    ]
-    return torch.cat(seen)
+    return scene_of(studio).portray(views, side, behind)
 
 
 def rendered_views(studio: Studio, count: int = SHEET_VIEWS * 3) -> PseudoViews:
@@ -79,17 +75,38 @@ def write_turntable(studio: Studio, folder: Path, *, frames: int, side: int) -> 
     return path, _film(images, folder / "turntable.mp4")
 
 
-def write_mesh(studio: Studio, folder: Path, *, cells: int, size: float = 1.0) -> Mesh:
-    """Write mesh.glb, mesh.obj and points.ply, standing on the ground, the longest side `size` metres.
+def solid_of(studio: Studio, *, cells: int, faces: int, size: float = 1.0) -> Textured:
+    """The scene as a closed mesh of about `faces` triangles with a texture, standing, its longest side `size` metres.
 
     Raises:
         RunFailed: the scene is empty.
     """
-    mesh = mesh_of(part_of(studio, Nerf).field, cells).standing(size)
-    write_glb(mesh, folder / "mesh.glb")
-    write_obj(mesh, folder / "mesh.obj")
-    write_points(*points_of(mesh, POINTS), folder / "points.ply")
-    return mesh
+    scene = scene_of(studio)
+    fine = scene.mesh(cells)
+    side = 2 ** math.ceil(math.log2(TEXELS_PER_CELL * cells))
+    return textured(decimated(fine, faces), scene.paint, side).standing(size)
+
+
+def write_solid(solid: Textured, folder: Path, form: str | None = None) -> list[Path]:
+    """Write mesh.glb, mesh.obj with its .mtl and .png, and points.ply, or only the file whose ending is `form`."""
+    written: list[Path] = []
+    for name, write in WRITERS.items():
+        if form is None or name.endswith(form):
+            write(solid, folder / name)
+            written.append(folder / name)
+    return written
+
+
+def _write_points(solid: Textured, path: Path) -> None:
+    where = solid.mesh.scattered(POINTS)
+    write_points(solid.mesh.points(*where), solid.colours_at(*where), path)
+
+
+WRITERS: dict[str, Callable[[Textured, Path], None]] = {
+    "mesh.glb": write_glb,
+    "mesh.obj": write_obj,
+    "points.ply": _write_points,
+}
 
 
 def write_all(studio: Studio, run: Artifact, photos: Sequence[Image.Image] = ()) -> Handed:
@@ -102,8 +119,9 @@ def write_all(studio: Studio, run: Artifact, photos: Sequence[Image.Image] = ())
     seen = pictures(studio, around(studio, SHEET_VIEWS), SIDE)
     rows = [("the photos", list(photos[:SHEET_VIEWS]))] if photos else []
     rows.append((f"{studio.concept.phrase} all around, from the front on", [media.to_image(one) for one in seen]))
-    mesh = write_mesh(studio, run.folder, cells=CELLS)
-    rows.append(("its mesh", [media.to_image(one) for one in shaded(mesh, around(studio, SHEET_VIEWS), SIDE)]))
+    solid = solid_of(studio, cells=CELLS, faces=FACES)
+    write_solid(solid, run.folder)
+    rows.append(("its mesh", [media.to_image(one) for one in shaded(solid, around(studio, SHEET_VIEWS), SIDE)]))
     media.save_png(contact_sheet(rows), run.contact_sheet)
     glb, title = run.folder / "mesh.glb", f"{studio.concept.phrase}: {studio.recipe.title}"
     recipe = studio.recipe.dump()
@@ -111,27 +129,21 @@ def write_all(studio: Studio, run: Artifact, photos: Sequence[Image.Image] = ())
     return Handed(gif, film, run.contact_sheet, glb, run.folder / "mesh.obj", run.folder / "points.ply", run.report)
 
 
-def shaded(mesh: Mesh, views: Views, side: int) -> Float[Tensor, "n 3 side side"]:
-    """The mesh itself over white, lit from the camera: its vertices, splatted, nearest last."""
-    points, colours = points_of(mesh, 40 * side * side)
-    low, high = points.min(0), points.max(0)
-    placed = torch.from_numpy((points - (low + high) / 2) / float((high - low).max()) * 1.7)
+def shaded(solid: Textured, views: Views, side: int) -> Float[Tensor, "n 3 side side"]:
+    """The mesh itself with its texture over white, lit from the camera."""
+    low, high = solid.mesh.vertices.min(0), solid.mesh.vertices.max(0)
+    placed = torch.from_numpy((solid.mesh.vertices - (low + high) / 2) / float((high - low).max()) * 1.7)
+    normals, faces = torch.from_numpy(solid.mesh.normals()), torch.from_numpy(solid.mesh.faces).long()
     images = []
-    for axes, distance, field_of_view in zip(views.axes(), views.distance, views.field_of_view, strict=True):
-        local = placed @ axes.T
-        depth = distance - local[:, 2]
-        reach = (field_of_view.deg2rad() / 2).tan()
-        across, up = local[:, 0] / depth / reach, local[:, 1] / depth / reach
-        column, row = ((across + 1) / 2 * side).long(), ((1 - up) / 2 * side).long()
-        inside = (column >= 0) & (column < side) & (row >= 0) & (row < side)
-        order = depth[inside].argsort(descending=True, stable=True)
-        cell = (row * side + column)[inside][order]
-        image = torch.ones(side * side, 3)
-        last = torch.full((side * side,), -1, dtype=torch.long)
-        last.scatter_reduce_(0, cell, torch.arange(len(cell)), "amax")
-        filled = last >= 0
-        image[filled] = torch.from_numpy(colours)[inside][order][last[filled]]
-        images.append(image.T.view(3, side, side))
+    for flat, axes in zip(views.project(placed, 2 * side), views.axes(), strict=True):
+        seen = rasterize(flat[faces], 2 * side)
+        there = seen.face >= 0
+        face, shares = seen.face[there], seen.shares[there]
+        facing = functional.normalize((normals[faces[face]] * shares[..., None]).sum(1), dim=1) @ axes[2]
+        colours = torch.from_numpy(solid.colours_at(face.numpy(), shares.numpy()))
+        image = torch.ones(2 * side, 2 * side, 3)
+        image[there] = colours * (0.65 + 0.35 * facing.clamp(min=0))[:, None]
+        images.append(functional.avg_pool2d(image.permute(2, 0, 1), 2))
     return torch.stack(images)
 
 

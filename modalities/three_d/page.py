@@ -13,35 +13,40 @@ WEBGL = """
 const bytes = Uint8Array.from(atob(document.getElementById("glb").textContent.trim()), (c) => c.charCodeAt(0));
 const data = new DataView(bytes.buffer), size = data.getUint32(12, true);
 const gltf = JSON.parse(new TextDecoder().decode(bytes.subarray(20, 20 + size)));
-const part = (n) => { const v = gltf.bufferViews[gltf.accessors[n].bufferView];
+const view = (n) => { const v = gltf.bufferViews[n];
   return bytes.slice(28 + size + v.byteOffset, 28 + size + v.byteOffset + v.byteLength); };
+const part = (n) => view(gltf.accessors[n].bufferView);
 const canvas = document.querySelector("canvas"), gl = canvas.getContext("webgl2", { antialias: true });
 const say = (text) => { document.getElementById("state").textContent = text; };
-if (!gl) { say("This browser has no WebGL 2; open mesh.glb in any 3D viewer."); } else { start(); }
-function start() {
+const painted = gltf.images[0];
+if (!gl) { say("This browser has no WebGL 2; open mesh.glb in any 3D viewer."); }
+else { createImageBitmap(new Blob([view(painted.bufferView)], { type: painted.mimeType })).then(start, say); }
+function start(picture) {
   const compile = (kind, text) => { const s = gl.createShader(kind); gl.shaderSource(s, text); gl.compileShader(s);
     if (!gl.getShaderParameter(s, gl.COMPILE_STATUS)) throw new Error(gl.getShaderInfoLog(s)); return s; };
   const program = gl.createProgram();
   gl.attachShader(program, compile(gl.VERTEX_SHADER, `#version 300 es
-    layout(location=0) in vec3 position; layout(location=1) in vec3 normal; layout(location=2) in vec4 colour;
-    uniform vec3 middle; uniform vec2 turn; uniform float scale, aspect; out vec3 n; out vec3 c;
+    layout(location=0) in vec3 position; layout(location=1) in vec3 normal; layout(location=2) in vec2 place;
+    uniform vec3 middle; uniform vec2 turn; uniform float scale, aspect; out vec3 n; out vec2 t;
     vec3 turned(vec3 p) { float a = cos(turn.x), b = sin(turn.x), e = cos(turn.y), f = sin(turn.y);
       vec3 q = vec3(a * p.x + b * p.z, p.y, a * p.z - b * p.x);
       return vec3(q.x, e * q.y - f * q.z, f * q.y + e * q.z); }
-    void main() { vec3 p = turned((position - middle) * scale); n = turned(normal); c = colour.rgb;
+    void main() { vec3 p = turned((position - middle) * scale); n = turned(normal); t = place;
       gl_Position = vec4(p.x * 2.6 / aspect, p.y * 2.6, -p.z, 3.0 - p.z); }`));
   gl.attachShader(program, compile(gl.FRAGMENT_SHADER, `#version 300 es
-    precision highp float; in vec3 n; in vec3 c; out vec4 o;
+    precision highp float; in vec3 n; in vec2 t; uniform sampler2D paint; out vec4 o;
     void main() { float l = 0.62 + 0.38 * max(dot(normalize(n), normalize(vec3(0.4, 0.7, 0.8))), 0.0);
-      o = vec4(pow(c * l, vec3(1.0 / 2.2)), 1.0); }`));
+      o = vec4(pow(texture(paint, t).rgb * l, vec3(1.0 / 2.2)), 1.0); }`));
   gl.linkProgram(program); gl.useProgram(program);
   const used = gltf.meshes[0].primitives[0], names = used.attributes, box = gltf.accessors[names.POSITION];
-  [[names.POSITION, 3, gl.FLOAT, false], [names.NORMAL, 3, gl.FLOAT, false],
-   [names.COLOR_0, 4, gl.UNSIGNED_SHORT, true]].forEach(([n, width, kind, unit], place) => {
+  [[names.POSITION, 3], [names.NORMAL, 3], [names.TEXCOORD_0, 2]].forEach(([n, width], place) => {
     gl.bindBuffer(gl.ARRAY_BUFFER, gl.createBuffer()); gl.bufferData(gl.ARRAY_BUFFER, part(n), gl.STATIC_DRAW);
-    gl.enableVertexAttribArray(place); gl.vertexAttribPointer(place, width, kind, unit, 0, 0); });
+    gl.enableVertexAttribArray(place); gl.vertexAttribPointer(place, width, gl.FLOAT, false, 0, 0); });
   gl.bindBuffer(gl.ELEMENT_ARRAY_BUFFER, gl.createBuffer());
   gl.bufferData(gl.ELEMENT_ARRAY_BUFFER, part(used.indices), gl.STATIC_DRAW);
+  gl.bindTexture(gl.TEXTURE_2D, gl.createTexture());
+  gl.texImage2D(gl.TEXTURE_2D, 0, gl.SRGB8_ALPHA8, gl.RGBA, gl.UNSIGNED_BYTE, picture);
+  gl.generateMipmap(gl.TEXTURE_2D);
   gl.enable(gl.DEPTH_TEST); gl.enable(gl.CULL_FACE);
   const at = (name) => gl.getUniformLocation(program, name);
   gl.uniform3f(at("middle"), ...box.min.map((low, i) => (low + box.max[i]) / 2));
@@ -66,7 +71,8 @@ function start() {
   canvas.addEventListener("keydown", (e) => { const by = { ArrowLeft: [-0.15, 0], ArrowRight: [0.15, 0],
     ArrowUp: [0, -0.15], ArrowDown: [0, 0.15] }[e.key]; if (!by) return; e.preventDefault(); still = true;
     turn = [turn[0] + by[0], turn[1] + by[1]]; });
-  say(`${box.count.toLocaleString()} vertices; drag or use the arrow keys to turn it, scroll to zoom`); loop();
+  const triangles = gltf.accessors[used.indices].count / 3;
+  say(`${triangles.toLocaleString()} triangles; drag or use the arrow keys to turn it, scroll to zoom`); loop();
 }
 """
 

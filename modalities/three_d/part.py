@@ -10,11 +10,14 @@ from modalities.core.errors import PcsError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    import numpy as np
     from torch import Tensor
 
     from modalities.core.step import Batch
     from modalities.core.studio import Studio
-    from modalities.three_d.renderer import Rendering
+    from modalities.three_d.cameras import Views
+    from modalities.three_d.mesh import Mesh
+    from modalities.three_d.renderer import Background, Rendering
 
 Part = TypeVar("Part", bound=Component)
 
@@ -25,6 +28,52 @@ class ScenePart(Component):
     def penalty(self, rendering: Rendering, positions: Sequence[int]) -> Tensor | None:
         """Return a scalar to add to the loss for what items `positions` of the run showed, or None."""
         return None
+
+
+class Scene(ScenePart):
+    """Base of the components that can be seen from all sides: what a 3D recipe makes."""
+
+    @property
+    def is_there(self) -> bool:
+        """Whether it is what the recipe is making now; of several, the last that is there counts."""
+        return True
+
+    def restart(self) -> None:
+        """Forget what a trial step may have left beside the parameters."""
+
+    def side_at(self, positions: Sequence[int]) -> int:
+        """Pixels a side of what items `positions` of the run show."""
+        raise NotImplementedError
+
+    def draw(
+        self, views: Views, side: int, *, background: Background | None = None, jitter: Tensor | None = None
+    ) -> Rendering:
+        """Render `views` over `background`, or over white; `jitter` (B, side^2) moves samples along their rays."""
+        raise NotImplementedError
+
+    def portray(self, views: Views, side: int, background: Background | None = None) -> Tensor:
+        """Finished pictures of `views`, (n, 3, side, side) in [0, 1] on the CPU."""
+        raise NotImplementedError
+
+    def mesh(self, cells: int) -> Mesh:
+        """Its surface on a grid of `cells` a side.
+
+        Raises:
+            RunFailed: it is empty.
+        """
+        raise NotImplementedError
+
+    def paint(self, places: np.ndarray, normals: np.ndarray) -> np.ndarray:
+        """Colours (n, 3) in [0, 1] of places (n, 3) on its surface, with outward normals (n, 3)."""
+        raise NotImplementedError
+
+    def solid(self, cells: int) -> Tensor:
+        """Which of `cells`^3 points of the cube are inside, (n, n, n).
+
+        Raises:
+            RunFailed: it is empty.
+        """
+        raise NotImplementedError
 
 
 class ScorePart(Component):
@@ -61,6 +110,18 @@ def part_of(studio: Studio, kind: type[Part]) -> Part:
     if found is None:
         raise PcsError(f"a 3D recipe needs the component {kind.__module__.rpartition('.')[2]}; add it to the list.")
     return found
+
+
+def scene_of(studio: Studio) -> Scene:
+    """What the recipe makes, as far as it is.
+
+    Raises:
+        PcsError: the recipe makes no scene.
+    """
+    found = [part for part in studio.components if isinstance(part, Scene) and part.is_there]
+    if not found:
+        raise PcsError("a 3D recipe needs the component nerf; add it to the list.")
+    return found[-1]
 
 
 def progress_at(studio: Studio, positions: Sequence[int]) -> float:

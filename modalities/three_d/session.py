@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from modalities.core import bases, media, personalize
+from modalities.core import media, personalize
 from modalities.core.artifact import Artifact, write_tensors
 from modalities.core.concept import Concept
 from modalities.core.machine import Machine
@@ -19,6 +19,9 @@ from modalities.core.report import grid
 from modalities.core.studio import Studio
 from modalities.three_d.pseudo_views import PseudoViews
 from modalities.three_d.trainer import SceneTrainer
+
+# What a scene asks of a base: renders are pictures.
+PICTURES = "image"
 
 
 def optimize(
@@ -77,11 +80,7 @@ class prior_in_place:
         if progress:
             progress.start(f"loading {recipe.backbone}", 0)
         self._learned = prior.studio(machine) if prior else None
-        backbone = (
-            self._learned.backbone
-            if self._learned
-            else bases.load(bases.resolve(recipe.backbone), machine.device, offline=machine.offline)
-        )
+        backbone = self._learned.backbone if self._learned else machine.backbone(recipe.backbone, PICTURES)
         self._studio = Studio(backbone, concept, recipe, training=True, cache=machine.cache, progress=progress)
         self._folded: Any = self._learned.sampling() if self._learned else nullcontext()
 
@@ -96,7 +95,7 @@ class prior_in_place:
 def open_scene(run: Artifact, machine: Machine) -> Studio:
     """A finished scene with its base, ready to be drawn."""
     recipe = run.recipe()
-    backbone = bases.load(bases.resolve(recipe.backbone), machine.device, offline=machine.offline)
+    backbone = machine.backbone(recipe.backbone, PICTURES)
     studio = Studio(backbone, run.concept(), recipe, training=False, cache=machine.cache)
     studio.load(run.weights())
     return studio

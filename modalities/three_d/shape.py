@@ -1,8 +1,8 @@
-"""From a learned scene to a solid: where its surface lies, its mesh with colours, its points."""
+"""From a learned scene to a solid: where its surface lies, its mesh, and the colours that are seen of it."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -106,21 +106,20 @@ def mesh_of(field: SceneField, cells: int = 96) -> Mesh:
     vertices, faces = isosurface(densities(field, cells).numpy(), level)
     assert len(faces), "a level that agrees with the opacity has a surface"
     placed = (vertices / (cells - 1) * 2 - 1).astype(np.float32)
-    mesh = Mesh(placed, faces, np.zeros_like(placed)).largest_part()
-    return replace(mesh, colours=seen_colours(field, mesh))
+    return Mesh(placed, faces).largest_part()
 
 
 @torch.no_grad()
-def seen_colours(field: SceneField, mesh: Mesh) -> np.ndarray:
-    """What is seen of each vertex by a ray that comes straight at it: (V, 3) in [0, 1].
+def seen_colours(field: SceneField, vertices: np.ndarray, normals: np.ndarray) -> np.ndarray:
+    """What is seen of each place (n, 3) of the surface by a ray that comes straight at it: (n, 3) in [0, 1].
 
-    The colour at the vertex itself would be that of the fog in front of the surface.
+    The colour at the place itself would be that of the fog in front of the surface.
     """
     depths = torch.linspace(-OUTSIDE, INSIDE, RAY_SAMPLES)
     step = (OUTSIDE + INSIDE) / RAY_SAMPLES
-    places, normals = torch.from_numpy(mesh.vertices), torch.from_numpy(mesh.normals())
     found: list[Tensor] = []
-    for place, normal in zip(places.split(CHUNK // RAY_SAMPLES), normals.split(CHUNK // RAY_SAMPLES), strict=True):
+    parts = (torch.from_numpy(one).split(CHUNK // RAY_SAMPLES) for one in (vertices, normals))
+    for place, normal in zip(*parts, strict=True):
         points = (place[:, None] - depths[:, None] * normal[:, None]).clamp(-1, 1).to(field.planes.device)
         density, colour = field(points.view(-1, 3))
         stopped = density.view(-1, RAY_SAMPLES) * step
@@ -128,14 +127,3 @@ def seen_colours(field: SceneField, mesh: Mesh) -> np.ndarray:
         mixed = (weights[..., None] * colour.view(-1, RAY_SAMPLES, 3)).sum(1) / weights.sum(1, keepdim=True)
         found.append(mixed.cpu())
     return torch.cat(found).numpy()
-
-
-def points_of(mesh: Mesh, count: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """`count` points spread evenly over the surface (count, 3) and their colours (count, 3)."""
-    rng = np.random.default_rng(seed)
-    corners, colours = mesh.vertices[mesh.faces].astype(np.float64), mesh.colours[mesh.faces]
-    area = np.linalg.norm(np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]), axis=1)
-    chosen = rng.choice(len(area), size=count, p=area / area.sum())
-    a, b = np.sqrt(rng.random(count)), rng.random(count)
-    shares = np.stack([1 - a, a * (1 - b), a * b], 1)[..., None]
-    return (corners[chosen] * shares).sum(1).astype(np.float32), (colours[chosen] * shares).sum(1).astype(np.float32)

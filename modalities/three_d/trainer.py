@@ -14,11 +14,10 @@ from modalities.core.step import Batch, denoise
 from modalities.core.studio import Studio
 from modalities.core.trainer import Trainer
 from modalities.three_d.cameras import turntable
-from modalities.three_d.components.nerf import Nerf
 from modalities.three_d.components.orbit import Orbit
 from modalities.three_d.components.reconstruction import Reconstruction
 from modalities.three_d.components.surroundings import Surroundings
-from modalities.three_d.part import ScenePart, part_of, progress_at
+from modalities.three_d.part import Scene, ScenePart, part_of, progress_at, scene_of
 from modalities.three_d.pseudo_views import PseudoViews
 from modalities.three_d.renderer import Rendering
 
@@ -33,9 +32,14 @@ class SceneTrainer(Trainer):
         super().__init__(studio)
         self.pseudo = pseudo
         self.balance: float | None = None
-        self.nerf, self.orbit = part_of(studio, Nerf), part_of(studio, Orbit)
+        self.orbit = part_of(studio, Orbit)
         self.surroundings = part_of(studio, Surroundings)
         self._rendering: Rendering | None = None
+
+    @property
+    def scene(self) -> Scene:
+        """What learns and is looked at now."""
+        return scene_of(self.studio)
 
     def batch(self) -> Batch:
         studio, size = self.studio, self.studio.recipe.train.batch
@@ -74,7 +78,7 @@ class SceneTrainer(Trainer):
     def _reconstruction(self, loss: Tensor, batch: Batch) -> Tensor:
         """The weighed difference to this step's pseudo views; 0 without any, or while the scene does not learn."""
         part = next((part for part in self.studio.components if isinstance(part, Reconstruction)), None)
-        learns = [value for value in self.nerf.parameters().values() if value.requires_grad]
+        learns = [value for value in self.scene.parameters().values() if value.requires_grad]
         if self.pseudo is None or part is None or not learns:
             return loss.detach() * 0
         count = len(self.pseudo.places)
@@ -90,9 +94,9 @@ class SceneTrainer(Trainer):
     def _difference(self, number: int, order: int) -> Tensor:
         """How far the scene is from pseudo view `number`."""
         assert self.pseudo is not None
-        side, device = self.nerf.side_at([self.step * self.studio.recipe.train.batch]), self.studio.backbone.device
+        side, device = self.scene.side_at([self.step * self.studio.recipe.train.batch]), self.studio.backbone.device
         jitter = torch.rand(1, side * side, generator=generator(self.studio.draws.seed, "pseudo ray", self.step, order))
-        seen = self.nerf.draw(
+        seen = self.scene.draw(
             self.pseudo.views[number : number + 1],
             side,
             background=self.surroundings.place(self.pseudo.places[number]),
@@ -114,6 +118,11 @@ class SceneTrainer(Trainer):
     def probe(self) -> tuple[float, float]:
         found = super().probe()
         self.balance = None
+        for part in self.studio.components:
+            if isinstance(part, Scene):
+                part.restart()
+        # Nothing learns before the first step, or a look would begin the scene of the last phase.
+        self.studio.set_learning({})
         return found
 
     def seconds_per_preview(self) -> float:
@@ -124,16 +133,16 @@ class SceneTrainer(Trainer):
     def preview(self) -> Tensor:
         """The scene from all around, small: `(8, 3, 64, 64)` in [0, 1]."""
         with torch.no_grad():
-            return self.nerf.draw(turntable(PREVIEWS), PREVIEW_SIDE).colours
+            return self.scene.draw(turntable(PREVIEWS), PREVIEW_SIDE).colours
 
     def rendering(self, positions: range, place: int) -> Rendering:
         """What items `positions` of the run show."""
-        side = self.nerf.side_at(positions)
+        side = self.scene.side_at(positions)
         jitter = torch.stack(
             [torch.rand(side * side, generator=generator(self.studio.draws.seed, "ray", at)) for at in positions]
         )
         views = self.orbit.views(positions)
-        return self.nerf.draw(
+        return self.scene.draw(
             views, side, background=self.surroundings.place(place), jitter=jitter.to(self.studio.backbone.device)
         )
 

@@ -26,8 +26,9 @@ from modalities.core.cache import Cache
 from modalities.core.concept import Concept
 from modalities.core.device import choose
 from modalities.core.studio import Studio
+from modalities.three_d.components.nerf import Nerf
 from modalities.three_d.nerfstudio import SubjectModelConfig, model_of
-from modalities.three_d.part import ScenePart
+from modalities.three_d.part import ScenePart, part_of
 from modalities.three_d.trainer import SceneTrainer
 
 ROUNDS, WARM = 12, 3
@@ -90,7 +91,7 @@ def bundle(trainer: SceneTrainer, step: int, side: int) -> RayBundle:
 def through_nerfstudio(trainer: SceneTrainer, side: int, samples: int) -> tuple[Advance, list[Tensor]]:
     """Our field by nerfstudio's collider, sampler and renderers, with our roughness and opacity penalties."""
     config = SubjectModelConfig(resolution=48, samples=samples)
-    model = model_of(config, trainer.nerf.field, 1).train()
+    model = model_of(config, part_of(trainer.studio, Nerf).field, 1).train()
 
     def loss(step: int) -> Tensor:
         seen = model(bundle(trainer, step, side))

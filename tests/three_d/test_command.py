@@ -13,10 +13,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from modalities.core import bases
 from modalities.three_d import outputs
 from modalities.three_d.mesh import Mesh, isosurface
 from modalities.three_d.mesh_files import write_glb
 from modalities.three_d.page import write_page
+from modalities.three_d.texture import textured
 from tests.conftest import Typed
 from tests.three_d.test_distillation import SCENE
 
@@ -51,10 +53,16 @@ def method(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return path
 
 
-def test_all_stages_are_done_once_resumed_and_checked(pcs: Pcs, method: Path, photos: Path, tmp_path: Path) -> None:
+def test_all_stages_are_done_once_resumed_and_checked(
+    pcs: Pcs, method: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     words = ("3d", "dreambooth3d", photos, "--noun", "dog", "-r", method, "-o", "out", "--json")
-    made = pcs(*words)
+    loaded, load = [], bases.load
+    with monkeypatch.context() as patch:
+        patch.setattr(bases, "load", lambda *given, **more: loaded.append(given) or load(*given, **more))
+        made = pcs(*words)
     assert made.code == 0, made.err
+    assert len(loaded) == 2, "one base for all stages, and one to draw the finished scene"
     out = tmp_path / "out"
     assert list(made.json["stages"]) == sorted(path.parent.name for path in out.glob("*/done.json"))
     for name in ("turntable", "film", "contact_sheet", "glb", "obj", "points", "page"):
@@ -98,9 +106,17 @@ def test_one_word_becomes_a_scene_that_can_be_drawn_and_meshed_again(pcs: Pcs, m
     meshed = pcs("3d", "export", "out", "--cells", 20, "--size", 0.2, "-o", "small", "--json")
     assert meshed.json["closed"] is True
     assert meshed.json["faces"] > 50
+    assert max(meshed.json["metres"]) == pytest.approx(0.2, abs=1e-4)
+    alone = pcs("3d", "export", "out", "--format", "obj", "--cells", 20, "-o", "alone")
+    assert alone.out.split()[0] == "alone/mesh.obj"
+    assert sorted(path.name for path in (tmp_path / "alone").iterdir()) == ["mesh.mtl", "mesh.obj", "mesh.png"]
+    refused = pcs("3d", "export", "out", "--format", "stl")
+    assert refused.message == '--format is glb, obj, ply or nerfstudio, not "stl".'
     measured = pcs("3d", "eval", "out", "--json")
     assert measured.json["iou"] is None
     assert 0 <= measured.json["view_words"] <= 1
+    assert 0 <= measured.json["precision"] <= 1
+    assert measured.json["among"] == 15, "its own word and fourteen others"
 
 
 def test_a_plan_says_stages_and_what_is_asked_of_each_side(
@@ -126,9 +142,9 @@ def test_the_page_turns_the_mesh_in_a_browser(tmp_path: Path, width: int, scheme
     from playwright.sync_api import sync_playwright
 
     axis = np.linspace(-1, 1, 16)
-    vertices, faces = isosurface(0.6 - np.linalg.norm(np.stack(np.meshgrid(axis, axis, axis), -1), axis=-1), 0.0)
-    green = np.tile(np.array([0.1, 0.8, 0.1], np.float32), (len(vertices), 1))
-    write_glb(Mesh(vertices, faces, green).standing(), tmp_path / "ball.glb")
+    ball = Mesh(*isosurface(0.6 - np.linalg.norm(np.stack(np.meshgrid(axis, axis, axis), -1), axis=-1), 0.0))
+    green = textured(ball, lambda points, _: np.tile([0.1, 0.8, 0.1], (len(points), 1)), 64)
+    write_glb(green.standing(), tmp_path / "ball.glb")
     picture = Image.new("RGB", (8, 8))
     picture.save(tmp_path / "one.gif")
     picture.save(tmp_path / "one.png")
@@ -142,7 +158,7 @@ def test_the_page_turns_the_mesh_in_a_browser(tmp_path: Path, width: int, scheme
         page.on("pageerror", lambda error: troubles.append(str(error)))
         page.on("request", lambda request: troubles.append(request.url) if request.url.startswith("http") else None)
         page.goto((tmp_path / "page.html").as_uri())
-        page.get_by_text(f"{len(vertices):,} vertices").wait_for()
+        page.get_by_text(f"{len(ball.faces):,} triangles").wait_for()
         assert page.evaluate("document.documentElement.scrollWidth") <= width
         shot = Image.open(io.BytesIO(page.locator("canvas").screenshot()))
         red, green_seen, blue = shot.convert("RGB").getpixel((shot.width // 2, shot.height // 2))

@@ -139,6 +139,18 @@ def test_azimuths_go_evenly_around_and_never_depend_on_the_batch(base: Path, tmp
     assert torch.equal(orbit.views([5]).elevation, views.elevation[5:6])
 
 
+def test_some_cameras_may_look_from_high_above(base: Path, tmp_path: Path) -> None:
+    orbit = next(part for part in studio_of(scene(base), tmp_path).components if isinstance(part, Orbit))
+    low = orbit.views(range(200))
+    orbit.elevation, orbit.above, orbit.above_elevation = (0.0, 20.0), 0.25, (50.0, 60.0)
+    views = orbit.views(range(200))
+    high = views.elevation > 45
+    assert 30 < high.sum() < 70
+    assert views.elevation[high].min() > 49.9
+    assert views.elevation[~high].max() < 20.1
+    assert torch.equal(views.azimuth, low.azimuth)
+
+
 def test_redrawing_by_a_base_that_knows_the_picture_gives_it_back(
     base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -68,7 +68,9 @@ def test_without_nerfstudio_one_line_says_how_to_get_it(pcs: Any, tmp_path: Path
     told: Typed = pcs("3d", "export", "run", "--format", "nerfstudio")
     assert told.code == 2
     assert told.message.startswith('nerfstudio is not installed; get it with `pip install "pcs-cli[3d]"`')
-    assert pcs("3d", "export", "run", "--format", "usd").message == '--format is mesh or nerfstudio, not "usd".'
+    assert (
+        pcs("3d", "export", "run", "--format", "usd").message == '--format is glb, obj, ply or nerfstudio, not "usd".'
+    )
 
 
 @pytest.fixture(scope="module")

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import struct
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
@@ -15,7 +11,7 @@ from modalities.core.errors import RunFailed
 from modalities.mini import solid
 from modalities.mini.world import Camera, Scene, Subject
 from modalities.mini.world import render as draw
-from modalities.three_d import mesh_files, shape
+from modalities.three_d import shape
 from modalities.three_d.cameras import Views, turntable
 from modalities.three_d.field import SceneField
 from modalities.three_d.mesh import Mesh, isosurface
@@ -34,7 +30,7 @@ def ball(cells: int = 40, radius: float = 0.6, at: float = 0.0) -> np.ndarray:
 def meshed(values: np.ndarray, level: float = 0.0) -> Mesh:
     vertices, faces = isosurface(values, level)
     placed = vertices / (len(values) - 1) * 2 - 1
-    return Mesh(placed.astype(np.float32), faces, np.full_like(placed, 0.5))
+    return Mesh(placed.astype(np.float32), faces)
 
 
 def black(directions: torch.Tensor) -> torch.Tensor:
@@ -92,7 +88,9 @@ def test_its_mesh_is_closed_faces_outwards_and_keeps_the_colours(fitted: tuple[S
     assert low[1] == pytest.approx(0, abs=1e-6)
     assert (high - low).max() == pytest.approx(0.3, rel=1e-5)
     # This duck has a yellow body and a red head: green, without which no yellow is, in the body alone, blue nowhere.
-    up, green, blue = mesh.vertices[:, 1] / high[1], mesh.colours[:, 1], mesh.colours[:, 2]
+    fine = shape.mesh_of(field, 48)
+    colours = shape.seen_colours(field, fine.vertices, fine.normals())
+    up, green, blue = mesh.vertices[:, 1] / high[1], colours[:, 1], colours[:, 2]
     assert green[(up > 0.3) & (up < 0.45)].mean() > green[up > 0.7].mean() + 0.2
     assert blue.mean() < 0.25
 
@@ -117,38 +115,6 @@ def test_an_empty_scene_says_so() -> None:
         shape.mesh_of(field, 16)
 
 
-def test_glb_holds_what_the_mesh_is(tmp_path: Path) -> None:
-    mesh = meshed(ball(20))
-    mesh_files.write_glb(mesh, tmp_path / "ball.glb")
-    data = (tmp_path / "ball.glb").read_bytes()
-    magic, version, length = struct.unpack_from("<4sII", data)
-    assert (magic, version, length) == (b"glTF", 2, len(data))
-    size, kind = struct.unpack_from("<I4s", data, 12)
-    assert kind == b"JSON"
-    about = json.loads(data[20 : 20 + size])
-    blob = data[28 + size :]
-    view = about["bufferViews"][1]
-    vertices = np.frombuffer(blob, "<f4", view["byteLength"] // 4, view["byteOffset"]).reshape(-1, 3)
-    assert np.array_equal(vertices, mesh.vertices)
-    assert about["accessors"][0]["count"] == mesh.faces.size
-    assert about["accessors"][1]["max"] == vertices.max(0).tolist()
-    assert about["buffers"][0]["byteLength"] == len(blob)
-    assert about["asset"]["extras"]["unit"] == "metre"
-
-
-def test_obj_and_points_can_be_read_back(tmp_path: Path) -> None:
-    mesh = meshed(ball(20))
-    mesh_files.write_obj(mesh, tmp_path / "ball.obj")
-    lines = (tmp_path / "ball.obj").read_text().splitlines()
-    assert sum(line.startswith("v ") for line in lines) == len(mesh.vertices)
-    assert sum(line.startswith("f ") for line in lines) == len(mesh.faces)
-    points, colours = shape.points_of(mesh, 500)
-    mesh_files.write_points(points, colours, tmp_path / "ball.ply")
-    data = (tmp_path / "ball.ply").read_bytes()
-    assert len(data.partition(b"end_header\n")[2]) == 500 * 15
-    assert np.linalg.norm(points, axis=1) == pytest.approx(0.6, abs=0.03)
-
-
 def test_cameras_stand_where_the_mini_world_puts_them() -> None:
     views = Views.of([0.0, 90.0, 200.0], elevation=30.0, distance=3.0)
     places = views.matrices()[:, :3, 3]
@@ -170,6 +136,15 @@ def test_empty_cells_are_passed_over_without_a_difference() -> None:
         sparse = render(field, turntable(2), 24, samples=32, background=black, occupied=shape.occupied_cells(field))
     assert (whole.colours - sparse.colours).abs().max() < 0.01
     assert not shape.occupied_cells(field).all()
+
+
+def test_a_point_is_drawn_where_its_ray_passes() -> None:
+    views = Views.of([30.0, 200.0], elevation=20.0)
+    rays = views.rays(8)
+    point = rays.origins[0, 13] + 2.5 * rays.directions[0, 13]
+    column, row, depth = views.project(point[None], 8)[0, 0].tolist()
+    assert (column, row) == pytest.approx((5.5, 1.5), abs=1e-4)
+    assert 2.2 < depth < 2.5, "along the axis of the camera"
 
 
 def test_gradients_reach_the_scene_through_the_picture() -> None:

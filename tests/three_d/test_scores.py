@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
+from modalities.core.concept import Concept
 from modalities.core.errors import PcsError
 from modalities.mini import solid
 from modalities.mini.world import Subject
-from modalities.three_d.evaluate import TrueShape
+from modalities.three_d.cameras import turntable
+from modalities.three_d.evaluate import TrueShape, outlines_overlap, prompts_for
 from modalities.three_d.shape import grid_points
 
 
@@ -36,6 +42,25 @@ def test_points_of_the_surface_lie_on_it(truth: Path) -> None:
     assert len(points) == 500
     assert shape.distances(points).abs().max() < 0.05
     assert not shape.contains(torch.full((1, 3), 5.0)).any()
+
+
+def test_outlines_overlap_as_far_as_shapes_do(truth: Path) -> None:
+    mesh = TrueShape.read(truth).mesh()
+    assert mesh.is_closed
+    assert mesh.volume > 0
+    assert outlines_overlap(mesh, mesh, turntable(4)) == 1
+    wider = replace(mesh, vertices=mesh.vertices * np.float32(1.25))
+    assert outlines_overlap(mesh, wider, turntable(4)) == pytest.approx(1 / 1.25**2, abs=0.06)
+
+
+def test_prompts_name_other_things_in_the_place_of_the_subject() -> None:
+    scene: Any = SimpleNamespace(
+        concept=Concept("dog", "sks dog"), recipe=SimpleNamespace(data=SimpleNamespace(prompts=["a {} in the snow"]))
+    )
+    prompts = prompts_for(scene)
+    assert prompts[0] == "a dog in the snow"
+    assert "a mug in the snow" in prompts
+    assert len(set(prompts)) == len(prompts) == 15
 
 
 def test_another_file_is_refused(tmp_path: Path) -> None:

@@ -3,25 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field, PrivateAttr
 
-from modalities.three_d.part import ScenePart, progress_at
+from modalities.three_d.part import Scene, progress_at
 
 if TYPE_CHECKING:
+    import numpy as np
     from torch import Tensor
     from torch.nn import Parameter
 
     from modalities.core.studio import Studio
     from modalities.three_d.cameras import Views
     from modalities.three_d.field import SceneField
+    from modalities.three_d.mesh import Mesh
     from modalities.three_d.renderer import Background, Rendering
 
 Positive = Annotated[int, Field(gt=0)]
+# Points on a ray of a finished picture.
+FINE = 96
 
 
-class Nerf(ScenePart):
+class Nerf(Scene):
     """The scene, a cube of density and colour."""
 
     resolution: Positive = 64
@@ -56,7 +60,6 @@ class Nerf(ScenePart):
         self._field = field
 
     def side_at(self, positions: Sequence[int]) -> int:
-        """Pixels a side of what items `positions` of the run show."""
         place = int(progress_at(self.studio, positions) * len(self.sides))
         return self.sides[min(place, len(self.sides) - 1)]
 
@@ -70,7 +73,6 @@ class Nerf(ScenePart):
         occupied: Tensor | None = None,
         samples: int | None = None,
     ) -> Rendering:
-        """Render `views` over `background`, or over white."""
         import torch
 
         from modalities.three_d.renderer import render
@@ -84,3 +86,27 @@ class Nerf(ScenePart):
             jitter=jitter,
             occupied=occupied,
         )
+
+    def portray(self, views: Views, side: int, background: Background | None = None) -> Tensor:
+        import torch
+
+        from modalities.three_d.shape import occupied_cells
+
+        more: dict[str, Any] = {"occupied": occupied_cells(self._field), "samples": FINE, "background": background}
+        one_by_one = [self.draw(views[number : number + 1], side, **more) for number in range(len(views))]
+        return torch.cat([seen.colours.cpu() for seen in one_by_one])
+
+    def mesh(self, cells: int) -> Mesh:
+        from modalities.three_d.shape import mesh_of
+
+        return mesh_of(self._field, cells)
+
+    def paint(self, places: np.ndarray, normals: np.ndarray) -> np.ndarray:
+        from modalities.three_d.shape import seen_colours
+
+        return seen_colours(self._field, places, normals)
+
+    def solid(self, cells: int) -> Tensor:
+        from modalities.three_d.shape import densities, level_of
+
+        return densities(self._field, cells) > level_of(self._field).density

@@ -26,6 +26,10 @@ class Orbit(Component):
 
     elevation: Range = (-10.0, 60.0)
     """Degrees; drawn evenly over the sphere between both."""
+    above: Share = 0.0
+    """Share of the cameras that look from high up instead."""
+    above_elevation: Range = (45.0, 75.0)
+    """Degrees from which these look."""
     distance: Range = (2.8, 3.6)
     """From the middle, in half sides of the scene's cube."""
     field_of_view: Range = (40.0, 55.0)
@@ -43,8 +47,9 @@ class Orbit(Component):
         draws = self.studio.draws
         around = draws.uniform("azimuth", positions) - 0.5
         opened = 1.0 if not self.warmup else min(1.0, progress_at(self.studio, positions) / self.warmup)
-        drawn = torch.stack([torch.rand(3, generator=generator(draws.seed, "camera", place)) for place in positions])
-        low, high = torch.tensor(self.elevation).deg2rad().sin()
+        drawn = torch.stack([torch.rand(4, generator=generator(draws.seed, "camera", place)) for place in positions])
+        spans = torch.tensor([self.elevation, self.above_elevation])[(drawn[:, 3] < self.above).long()]
+        low, high = spans.deg2rad().sin().unbind(1)
         elevation = (low + drawn[:, 0] * (high - low)).asin().rad2deg()
         distance, field_of_view = (
             span[0] + drawn[:, 1 + number] * (span[1] - span[0])
