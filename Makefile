@@ -56,7 +56,9 @@ bench: $(VENV)/.installed-test ## Measure; writes docs/benchmarks.md
 	$(BIN)/python -m tests.benchmarks.run
 
 METHODS ?= runs/bench-methods
-METHOD_RECIPES := $(patsubst recipes/%.yaml,-r %,$(wildcard recipes/image/*.yaml))
+# Those that learn a relation, a style or two subjects at once have no row in the table of single subjects.
+METHOD_NAMES := $(filter-out %/reversion %/style_friendly %/svdiff_cut_mix,$(patsubst recipes/%.yaml,%,$(wildcard recipes/image/*.yaml)))
+METHOD_RECIPES := $(addprefix -r ,$(METHOD_NAMES))
 
 bench-methods: $(VENV)/.installed-test ## Measure every image recipe on six held-out subjects; hours, resumable
 	test -e $(METHODS)/benchmark.json || $(BIN)/pcs bench init mini $(METHODS) --subjects 6
@@ -64,7 +66,7 @@ bench-methods: $(VENV)/.installed-test ## Measure every image recipe on six held
 	cp tests/benchmarks/methods.md docs/personalization.md
 	$(BIN)/pcs bench table $(METHODS) $(METHOD_RECIPES) --format md >> docs/personalization.md
 	cat tests/benchmarks/costs.md >> docs/personalization.md
-	$(BIN)/python -m tests.benchmarks.costs >> docs/personalization.md
+	$(BIN)/python -m tests.benchmarks.costs $(METHOD_NAMES) >> docs/personalization.md
 
 bench-merge: $(VENV)/.installed-test ## Measure merging of what `make bench-methods` learned
 	cp tests/benchmarks/merging.md docs/several-subjects.md

@@ -38,10 +38,28 @@ def list_(
         ],
         {name: {"title": one.title, "year": one.year, "paper": one.paper} for name, one in loaded.items()},
     )
+    names = ", ".join(_for_any_run())
+    console.say(f"for any finished run, with pcs generate RUN PROMPT --set components.NAME.KEY=VALUE: {names}")
+
+
+def _for_any_run() -> dict[str, list[str]]:
+    """Components that only change how pictures are drawn, with what their files say of them, line by line."""
+    import inspect
+
+    from modalities.core import plugins
+    from modalities.core.component import Component
+
+    found: dict[str, list[str]] = {}
+    for name in plugins.names("components", "image"):
+        face = plugins.load("components", name, Component, "image")
+        if "sampling" in vars(face) and not {"parameters", "batch", "loss"} & vars(face).keys():
+            module = inspect.getmodule(face)
+            found[name] = [line for line in (inspect.getdoc(module) or "").splitlines() if line]
+    return found
 
 
 def _page(loaded: dict[str, Recipe]) -> str:
-    """The page of all recipes: a table, and each file."""
+    """The page of all recipes: a table, what needs no training, and each file."""
     from modalities.core import recipe
 
     lines = [
@@ -55,6 +73,14 @@ def _page(loaded: dict[str, Recipe]) -> str:
     for name, one in loaded.items():
         parts = ", ".join(f"`{part.name}`" for part in one.components)
         lines.append(f"| `{name}` | {one.year or ''} | [{one.title}]({one.paper}) | {parts} |")
+    lines += [
+        "",
+        "For any finished run, with `pcs generate` ([how](generating.md)):",
+        "",
+        "| component | method |",
+        "|---|---|",
+    ]
+    lines += [f"| `{name}` | {' '.join(told)} |" for name, told in _for_any_run().items()]
     for name, path in recipe.available().items():
         lines += ["", f"## {name}", "```yaml", path.read_text(encoding="utf-8").rstrip(), "```"]
     return "\n".join(lines) + "\n"

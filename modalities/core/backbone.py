@@ -262,6 +262,10 @@ class Backbone(ABC):
         """
         return {"diffusers": {name: value * scale if ".lora_B." in name else value for name, value in weights.items()}}
 
+    def portable_names(self, module: str) -> dict[str, str]:
+        """What other tools call one of our modules, `{layout: name}`; none by default."""
+        return {}
+
     def comfyui_deltas(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         """Read a file of the ComfyUI layout as ComfyUI would: `{our module name: weight change}`."""
         raise NotImplementedError(f"{type(self).__name__} writes no ComfyUI layout of its own")

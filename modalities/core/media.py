@@ -116,6 +116,8 @@ def read_mask(photo: Photo, folder: Path | None) -> Image.Image:
             if "A" not in opened.getbands() and "transparency" not in opened.info:
                 raise PcsError(f"{photo.path}: has no alpha channel to take as its mask; give a folder of masks.")
             return ImageOps.exif_transpose(opened).convert("RGBA").getchannel("A")
+    if not folder.is_dir():
+        raise PcsError(f"{folder}: there is no such folder of masks.")
     found = sorted(path for path in folder.glob(f"{photo.path.stem}.*") if path.suffix.lower() in SUFFIXES)
     if not found:
         raise PcsError(f"{folder}: has no mask for {photo.path.name}; name it {photo.path.stem}.png.")

@@ -10,7 +10,7 @@ from modalities.core.component import Component
 from modalities.core.errors import PcsError
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
     from torch.nn import Parameter
 
     from modalities.core.studio import Studio
@@ -50,6 +50,19 @@ def bare_layer(module: nn.Module, name: str, component: str) -> nn.Module:
     return layer
 
 
+def require_plain(module: nn.Module, names: Iterable[str], component: str) -> None:
+    """Check that no other component computes the weights of layers that PEFT is to wrap, for it could not fold them.
+
+    Raises:
+        PcsError: one does.
+    """
+    from torch.nn.utils import parametrize
+
+    for name in names:
+        if parametrize.is_parametrized(module.get_submodule(name)):
+            raise PcsError(f"{component}: another component changes the layer {name} already; choose other layers.")
+
+
 @contextmanager
 def folded(modules: Iterable[nn.Module]) -> Generator[None]:
     """Fold all PEFT layers into the weights, and restore those bit for bit; 16-bit weights would round them away."""
@@ -70,6 +83,30 @@ def folded(modules: Iterable[nn.Module]) -> Generator[None]:
             layer.merged_adapters.clear()
 
 
+def weight_changes(module: nn.Module) -> dict[str, Tensor]:
+    """What adapters and parametrizations of a network add to each layer's own weight, float32, on the CPU."""
+    import torch
+    from torch.nn.utils import parametrize
+
+    changes: dict[str, Tensor] = {}
+    with torch.no_grad():
+        for name, layer in tuned_layers(module).items():
+            inner = layer.get_base_layer()
+            own = inner.weight.data
+            try:
+                inner.weight.data = own.float().clone()
+                layer.merge()
+                changes[name] = (inner.weight.data - own.float()).cpu()
+            finally:
+                inner.weight.data = own
+                layer.merged_adapters.clear()
+        for name, layer in module.named_modules():
+            if parametrize.is_parametrized(layer, "weight"):
+                held: Any = layer.parametrizations
+                changes[name] = (layer.weight.float() - held.weight.original.float()).cpu()  # pyright: ignore
+    return changes
+
+
 class PeftComponent(Component):
     """A component that tunes layers of the denoiser by one of PEFT's methods, which `config` chooses."""
 
@@ -85,7 +122,9 @@ class PeftComponent(Component):
     def prepare(self, studio: Studio) -> None:
         super().prepare(studio)
         backbone = studio.backbone
-        backbone.denoiser.add_adapter(self.config(backbone.select(self.layers)), adapter_name=ADAPTER)  # pyright: ignore
+        names = backbone.select(self.layers)
+        require_plain(backbone.denoiser, names, self.name)
+        backbone.denoiser.add_adapter(self.config(names), adapter_name=ADAPTER)  # pyright: ignore
 
     def parameters(self) -> dict[str, Parameter]:
         """`unet.<layer>.<factor>`, the factors as PEFT names them."""

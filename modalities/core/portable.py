@@ -1,7 +1,8 @@
 """What was learned, in the formats of other tools; each file is read back and compared before it counts.
 
 LoRA goes to `lora-diffusers.safetensors`, `lora-kohya.safetensors` (also A1111, Forge) and
-`lora-comfyui.safetensors`, tokens to `learned_embeds.safetensors`, fine-tuned networks to diffusers folders.
+`lora-comfyui.safetensors`, tokens to `learned_embeds.safetensors`, fine-tuned networks to diffusers folders, other
+changes of weights to `lycoris-kohya.safetensors`.
 """
 
 from __future__ import annotations
@@ -13,8 +14,10 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from torch import Tensor
 
+from modalities.core import lycoris_files
 from modalities.core.artifact import read_tensors, write_tensors
 from modalities.core.bases import quiet
+from modalities.core.components.dora import Dora
 from modalities.core.components.full_finetune import FullFinetune
 from modalities.core.components.lora import Lora, low_rank_product
 from modalities.core.components.rank_one_edit import RankOneEdit
@@ -23,10 +26,11 @@ from modalities.core.concept import numbered
 from modalities.core.draws import generator
 from modalities.core.errors import RunFailed
 from modalities.core.layered_token import LayeredToken
-from modalities.core.peft_layers import ADAPTER
+from modalities.core.peft_layers import ADAPTER, weight_changes
 from modalities.core.vocabulary import without_new_words
 
 if TYPE_CHECKING:
+    from modalities.core.component import Component
     from modalities.core.studio import Studio
 
 # Largest deviation of a reloaded file, relative to what the adapter changes.
@@ -50,8 +54,12 @@ def export(studio: Studio, folder: Path) -> list[str]:
             written += _export_tokens(part, studio, folder)
         elif isinstance(part, Lora):
             written += _export_lora(part, studio, folder)
+        elif isinstance(part, Dora):
+            written += _export_dora(part, studio, folder)
         elif isinstance(part, FullFinetune):
             written += _export_networks(part, studio, folder)
+        else:
+            written += _export_changes(part, studio, folder)
     return written
 
 
@@ -106,6 +114,70 @@ def _export_lora(part: Lora, studio: Studio, folder: Path) -> list[str]:
             _verify_by_loading(path, studio)
         names.append(path.name)
     return names
+
+
+def _export_dora(part: Dora, studio: Studio, folder: Path) -> list[str]:
+    """LoRA's three layouts with the lengths that DoRA learned; tools measure these from different weights."""
+    backbone = studio.backbone
+    learned = {name: value.detach().cpu().float().contiguous() for name, value in part.parameters().items()}
+    lengths = {name: value for name, value in learned.items() if "lora_magnitude" in name}
+    factors = {name: value for name, value in learned.items() if name not in lengths}
+    layouts = backbone.portable_lora(factors, part.scale)
+    layouts["diffusers"] |= {name.removesuffix(".weight"): value for name, value in lengths.items()}
+    changes = weight_changes(backbone.denoiser)
+    for name, length in lengths.items():
+        module = name.removesuffix(".lora_magnitude_vector.weight")
+        weight = _own_weight(studio, module.partition(".")[2])
+        product = low_rank_product(factors[f"{module}.lora_B.weight"], factors[f"{module}.lora_A.weight"])
+        for layout, key in backbone.portable_names(module).items():
+            layouts[layout][f"{key}.dora_scale"] = lycoris_files.dora_scale(
+                length, weight, part.scale * product, over_base=layout == "comfyui"
+            )
+    for layout, tensors in layouts.items():
+        path = folder / f"lora-{layout}.safetensors"
+        write_tensors(path, tensors, {"format": "pt"})
+        if layout == "diffusers":
+            _verify_by_loading(path, studio)
+        else:
+            _verify_changes(path, layout, studio, changes)
+        if layout == "comfyui":
+            _verify_deltas(path, studio, factors, part.scale)
+    return [f"lora-{layout}.safetensors" for layout in layouts]
+
+
+def _export_changes(part: Component, studio: Studio, folder: Path) -> list[str]:
+    """What a component did to weights of the denoiser, in the layout of LyCORIS; nothing for bases that it has not."""
+    if not part.parameters():
+        return []
+    backbone = studio.backbone
+    changes = weight_changes(backbone.denoiser)
+    layers = lycoris_files.layers_of(part, backbone.denoiser_part, changes)
+    named = {module: backbone.portable_names(f"{backbone.denoiser_part}.{module}").get("kohya") for module in layers}
+    if not layers or not all(named.values()):
+        return []
+    path = folder / "lycoris-kohya.safetensors"
+    tensors = {f"{named[module]}.{key}": value for module, layer in layers.items() for key, value in layer.items()}
+    write_tensors(path, tensors, {"format": "pt"})
+    _verify_changes(path, "kohya", studio, {module: changes[module] for module in layers})
+    return [path.name]
+
+
+def _own_weight(studio: Studio, module: str) -> Tensor:
+    """The base's weight of a layer of the denoiser, float32, on the CPU."""
+    layer: Any = studio.backbone.denoiser.get_submodule(module)
+    if hasattr(layer, "parametrizations"):
+        return layer.parametrizations.weight.original.detach().cpu().float()
+    return layer.get_base_layer().weight.detach().cpu().float()
+
+
+def _verify_changes(path: Path, layout: str, studio: Studio, changes: dict[str, Tensor]) -> None:
+    """Compare what tools of a layout add to the weights when they read the file with our changes, layer by layer."""
+    backbone, (tensors, _) = studio.backbone, read_tensors(path)
+    for module, change in changes.items():
+        prefix = backbone.portable_names(f"{backbone.denoiser_part}.{module}")[layout] + "."
+        layer = {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
+        read = lycoris_files.change_of(layer, _own_weight(studio, module), over_base=layout == "comfyui")
+        _require_close(path, read - change, change)
 
 
 def _verify_by_loading(path: Path, studio: Studio) -> None:

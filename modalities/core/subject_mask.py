@@ -48,17 +48,20 @@ def _mask(studio: Studio, photo: Photo, noun: str, source: MaskSource, mirrored:
 
 
 def found_by_attention(studio: Studio, photo: Photo, noun: str) -> Float[Tensor, "1 side side"]:
-    """What cross-attention takes for the class word, cut at Otsu's threshold.
+    """What cross-attention takes for the class word, with what is alike to self-attention, above Otsu's threshold.
 
+    Spread by self-attention as in DiffSegmenter (Wang et al., 2023, section 3.2, https://arxiv.org/abs/2309.02773);
     ViCo (Hao et al., 2023, section 3.3, https://arxiv.org/abs/2306.00971) cuts its own word's attention so.
     """
     backbone, prompt = studio.backbone, f"a photo of a {noun}"
-    places, seen = places_of(backbone, prompt, noun), list[Tensor]()
+    places, seen, alike = places_of(backbone, prompt, noun), list[Tensor](), list[Tensor]()
     count = len(TIMES) * DRAWS
 
     def look(place: Place, attend: Attend, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         if place.crosses:
             seen.append(maps(query, key)[..., places].mean((0, 1, 3)))
+        elif query.shape[2] <= LARGEST_MAP**2:
+            alike.append(maps(query, key).mean((0, 1)))
         return attend(query, key, value)
 
     posterior = studio.encode([photo])
@@ -67,7 +70,10 @@ def found_by_attention(studio: Studio, photo: Photo, noun: str) -> Float[Tensor,
     times = every[[int(share * len(every)) for share in TIMES] * DRAWS]
     with torch.no_grad(), opened(backbone.denoiser, look):
         denoise(backbone, replace(batch, t=times.to(batch.t)))
-    smooth = resized(finest(seen).mean(0, keepdim=True), studio.resolution)
+    found = finest(seen).mean(0)
+    own = [one for one in alike if len(one) == len(found)]
+    spread = torch.stack(own).mean(0) @ found if own else found
+    smooth = resized(spread[None], studio.resolution)
     return (smooth > otsu(smooth.flatten())).float()
 
 

@@ -8,6 +8,8 @@ from typing import Any
 
 from modalities.core.errors import PcsError
 
+# What LyCORIS calls the changes of a layer that are no LoRA.
+LYCORIS = {"diff": "whole changes", "hada_w1_a": "LoHa", "lokr_w1": "LoKr", "lokr_w1_a": "LoKr"}
 LORA_DOWN = re.compile(r"(lora_A(\.\w+)?|lora_down|lora\.down|lora_linear_layer\.down)\.weight$")
 
 
@@ -43,13 +45,17 @@ def _kind(keys: list[str], shapes: dict[str, tuple[int, ...]], alphas: list[floa
     if downs:
         ranks = sorted({shapes[key][0] for key in downs})
         return {
-            "kind": "LoRA",
+            "kind": "DoRA" if any(key.endswith((".dora_scale", "lora_magnitude_vector")) for key in keys) else "LoRA",
             "layout": _layout(keys[0]),
             "rank": ", ".join(map(str, ranks)),
             "alpha": ", ".join(f"{alpha:g}" for alpha in alphas) or "not written (equal to the rank)",
             "parts": ", ".join(_parts(downs)),
             "layers": len(downs),
         }
+    changes = [key for key in keys if key.rpartition(".")[2] in LYCORIS]
+    if changes:
+        kinds = dict.fromkeys(LYCORIS[key.rpartition(".")[2]] for key in changes)
+        return {"kind": f"LyCORIS, {', '.join(kinds)}", "layout": _layout(changes[0]), "layers": len(changes)}
     if keys and all(len(shapes[key]) <= 2 for key in keys) and len(keys) <= 4 and "." not in keys[0]:
         tokens = [f"{key} ({shapes[key][0] if len(shapes[key]) == 2 else 1} x {shapes[key][-1]})" for key in keys]
         return {"kind": "token embedding", "tokens": ", ".join(tokens)}

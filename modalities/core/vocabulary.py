@@ -42,11 +42,17 @@ def add_changing_words(tokenizer: Any, encoder: Any, words: list[str]) -> Extend
 
 def _add_tokens(tokenizer: Any, words: list[str]) -> int:
     """Add words to a tokenizer; return the id of the first."""
-    known = [word for word in words if word in tokenizer.get_vocab()]
+    known = [word for word in words if _is_known(tokenizer, word)]
     if known:
         raise PcsError(f"the base already knows the token {known[0]}; choose another.")
     tokenizer.add_tokens(words)
     return int(tokenizer.convert_tokens_to_ids(words[0]))
+
+
+def _is_known(tokenizer: Any, word: str) -> bool:
+    """Whether a word has a token of its own; its text there may have marks of the tokenizer's."""
+    pieces = tokenizer.tokenize(word)
+    return word in tokenizer.get_vocab() or (len(pieces) == 1 and pieces[0] != tokenizer.unk_token)
 
 
 def new_words(module: nn.Module) -> list[Parameter]:

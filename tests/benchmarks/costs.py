@@ -1,4 +1,4 @@
-"""What each recipe costs: every image recipe learns the same photos, one after another: `make bench-methods`.
+"""What each of the recipes that are given costs: all learn the same photos, one after another: `make bench-methods`.
 
 Seconds are the processor's, of the whole command, so that other work on the machine hardly counts.
 """
@@ -21,8 +21,8 @@ def main() -> None:
     """Train by every recipe and print a row for each."""
     photos = ROOT / "docs" / "example-photos" / "mug"
     sys.stdout.write(HEAD + "\n")
-    for recipe in sorted((ROOT / "recipes" / "image").glob("*.yaml")):
-        sys.stdout.write(row(f"image/{recipe.stem}", photos) + "\n")
+    for recipe in sys.argv[1:]:
+        sys.stdout.write(row(recipe, photos) + "\n")
         sys.stdout.flush()
 
 

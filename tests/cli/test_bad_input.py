@@ -269,12 +269,13 @@ def test_a_token_that_the_subject_does_not_use(pcs: Pcs, photos: Path, base: Pat
     _one_line(typed, "<new>", "data.subject")
 
 
-def test_a_token_that_exists(pcs: Pcs, photos: Path, base: Path) -> None:
+@pytest.mark.parametrize("token", ["<|endoftext|>", "dog"])
+def test_a_token_that_exists(token: str, pcs: Pcs, photos: Path, base: Path) -> None:
     typed = pcs(
         *("train", "image", photos, "--noun", "dog", "--base", base, "--recipe", "textual_inversion"),
-        *("--set", "data.subject=<|endoftext|>", "--set", "components.textual_inversion.token=<|endoftext|>"),
+        *("--set", f"data.subject={token}", "--set", f"components.textual_inversion.token={token}"),
     )
-    _one_line(typed, "already knows")
+    _one_line(typed, "already knows", token)
 
 
 # -- components ----------------------------------------------------------------------------------------------
@@ -298,6 +299,11 @@ def test_layers_that_another_component_changes(pcs: Pcs, photos: Path, base: Pat
     (tmp_path / "two.yaml").write_text(text)
     typed = pcs("train", "image", photos, "--noun", "dog", "--base", base, "-r", "two.yaml", *FAST)
     _one_line(typed, "spectral_shifts", "another component changes the layer", "to_q")
+    for later in ("lora: {rank: 2}", "oft: {block: 4}"):
+        text = f"title: two\nmodality: image\ncomponents: [{{boft: {{block: 4}}}}, {{{later}}}]\n"
+        (tmp_path / "two.yaml").write_text(text)
+        typed = pcs("train", "image", photos, "--noun", "dog", "--base", base, "-r", "two.yaml", *FAST)
+        _one_line(typed, "another component changes the layer", "to_q")
 
 
 @pytest.mark.parametrize("component", ["masked_loss", "attention_localisation"])
@@ -305,6 +311,7 @@ def test_masks_that_do_not_fit(component: str, pcs: Pcs, photos: Path, base: Pat
     masks = tmp_path / "masks"
     masks.mkdir()
     setting = f"components.{component}.masks={masks}"
+    _one_line(_trained(pcs, photos, base, f"{setting}-gone"), "masks-gone: there is no such folder")
     _one_line(_trained(pcs, photos, base, setting), "has no mask for 00.png", "name it 00.png")
     for path in photos.iterdir():
         Image.new("L", Image.open(path).size, 0).save(masks / path.name)
@@ -318,6 +325,15 @@ def test_captions_that_are_missing(pcs: Pcs, photos: Path, base: Path) -> None:
     (photos / "00.txt").write_text("a {} on a table")
     typed = _trained(pcs, photos, base, "components.captions={}")
     _one_line(typed, "01.png, 02.png", "one for every photo")
+    (photos / "01.txt").write_text("a {} on a table")
+    typed = _trained(pcs, photos, base, "components.captions={}")
+    _one_line(typed, "02.png has no text file", "one for every photo")
+    typed = _trained(pcs, photos, base, "components.captions={}", "components.captions.folder=nowhere")
+    _one_line(typed, "captions.folder: nowhere")
+
+
+def test_mixing_one_subject(pcs: Pcs, photos: Path, base: Path) -> None:
+    _one_line(_trained(pcs, photos, base, "components.cut_mix={}"), "cut_mix", "--noun of two or more")
 
 
 def test_a_preview_shows_photos_and_masks_and_trains_nothing(pcs: Pcs, photos: Path, base: Path) -> None:

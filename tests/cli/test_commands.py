@@ -230,8 +230,9 @@ def test_recipes_are_listed_with_year_and_paper(pcs: Pcs) -> None:
         "image/pivotal_tuning",
     } <= set(listed)
     assert all(one["paper"].startswith("https://") and one["year"] >= 2021 for one in listed.values())
-    text = pcs("recipes", "list").out
-    assert all(name in text for name in listed)
+    shown = pcs("recipes", "list")
+    assert all(name in shown.out for name in listed)
+    assert "photo_swap" in shown.err and "style_aligned" in shown.err and "lora" not in shown.err
 
 
 def test_a_shown_recipe_is_complete_and_can_be_used(pcs: Pcs, photos: Path, base: Path) -> None:

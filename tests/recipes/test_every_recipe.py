@@ -34,10 +34,14 @@ def test_recipe_trains_and_generates(name: str, base: Path, encoders: tuple[str,
         prior.count = 2
     if (moved := short.component("geometric_augmentation")) and hasattr(moved, "count"):
         moved.count = 3
-    photos = tiny.photos(tmp_path / "photos")
-    for path in sorted(photos.iterdir()):
-        path.with_suffix(".txt").write_text("a cat {} a mug")
-    concept = Concept.from_folder(photos, noun="dog", subject=short.data.subject)
+    nouns = ("dog", "cat") if short.component("cut_mix") else ("dog",)
+    subjects: list[Concept] = []
+    for number, noun in enumerate(nouns, start=1):
+        photos = tiny.photos(tmp_path / noun, seed=number)
+        for path in sorted(photos.iterdir()):
+            path.with_suffix(".txt").write_text("a cat {} a mug")
+        subjects.append(Concept.from_folder(photos, noun=noun, subject=short.data.subject, number=number))
+    concept = Concept.together(subjects)
     machine = driver.machine(encoders, tmp_path / "cache")
     run = personalize.personalize(short, concept, tmp_path / "run", machine)
     weights = run.weights()
@@ -46,7 +50,7 @@ def test_recipe_trains_and_generates(name: str, base: Path, encoders: tuple[str,
     studio = run.studio(machine)
     learned = {name: value.clone() for name, value in studio.weights().items()}
     assert all(torch.equal(learned[name], weights[name]) for name in weights)
-    picture = generate.of_studio(studio, run.concept().prompt("a {} in the snow"), seed=0, index=0)
+    picture = generate.of_studio(studio, run.concept().subjects[0].prompt("a {} in the snow"), seed=0, index=0)
     assert picture.size == (32, 32)
     written = {path.name for path in run.portable.iterdir()} if run.portable.is_dir() else set[str]()
     whole = not {"token_mapper", "token_table", "rank_one_edit"} & {part.name for part in short.components}

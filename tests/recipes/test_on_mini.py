@@ -13,7 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
-from modalities.core import generate, media, recipe
+from modalities.core import bases, generate, media, recipe
 from modalities.core.artifact import Artifact
 from modalities.core.cache import Cache
 from modalities.core.concept import Concept
@@ -26,6 +26,7 @@ from modalities.core.merge import Share, Together, compare
 from modalities.core.metrics.dino_i import SubjectSimilarity
 from modalities.core.personalize import personalize
 from modalities.core.progress import Silent
+from modalities.core.studio import Studio
 from modalities.mini.check import accuracy, draw, held_out_scenes, labels_of_all, load_probe, prompt_of
 from modalities.mini.probe import HEADS
 from modalities.mini.world import Camera, Scene, Subject, render
@@ -130,6 +131,40 @@ def test_closing_perfusions_gate_after_training_takes_the_subject_out(machine: M
     # A gate that is wide open lets the whole word in; there its middle does not matter.
     assert all(later < earlier + 0.01 for earlier, later in itertools.pairwise(scores)), scores
     assert scores[0] - scores[-1] > 0.15, scores
+
+
+@pytest.mark.slow
+def test_cross_initialization_keeps_its_word_as_long_as_it_began_and_textual_inversion_does_not(
+    machine: Machine, tmp_path: Path
+) -> None:
+    grown: dict[str, float] = {}
+    for name, steps in (("cross_initialization", 60), ("textual_inversion", 120)):
+        few = {"train": {"steps": steps}, "validation": {"every": steps, "images": 1, "select": "last"}}
+        (tmp_path / name).mkdir()
+        run = learn(f"image/{name}", Subject.random(9002, "robot", held_out=True), machine, tmp_path / name, **few)
+        backbone = bases.load(bases.resolve("mini"), machine.device, offline=True)
+        studio = Studio(backbone, run.concept(), run.recipe(), training=False, cache=machine.cache)
+        start, learned = studio.weights(), run.weights()
+        lengths = [float(one["textual_inversion.text_encoder"].norm(dim=1).mean()) for one in (start, learned)]
+        grown[name] = abs(lengths[1] / lengths[0] - 1)
+    assert grown["cross_initialization"] < 0.03 < 0.05 < grown["textual_inversion"], grown
+
+
+@pytest.mark.slow
+def test_two_subjects_learned_together_are_both_there_and_told_apart(machine: Machine, tmp_path: Path) -> None:
+    last = {"every": 120, "images": 1, "select": "last"}
+    method = recipe.load("image/dreambooth_lora", {"train": {"steps": 120}, "validation": last})
+    parts: list[Concept] = []
+    for number, kind in enumerate(("mug", "robot"), start=1):
+        folder = photos(tmp_path / kind, Subject.random(9002, kind, held_out=True))
+        parts.append(Concept.from_folder(folder, noun=kind, subject=method.data.subject, number=number))
+    run = personalize(method, Concept.together(parts), tmp_path / "run", machine)
+    studio = run.studio(machine)
+    judges = [SubjectSimilarity(machine.encoders()[0], [photo.open() for photo in some]) for some in run.photos()]
+    for number, one in enumerate(studio.concept.subjects):
+        images = generate.previews(studio, [one.prompt(prompt) for prompt in ASKED_FOR.values()], 4)
+        own, other = (mean(judges[place].score(images)) for place in (number, 1 - number))
+        assert own > 0.5 and own > other + 0.3, (one.noun, own, other)
 
 
 @pytest.mark.slow

@@ -11,11 +11,14 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from modalities.core import bases, generate, portable
+from modalities.core import bases, generate, lycoris_files, portable
 from modalities.core.artifact import Artifact
+from modalities.core.cache import Cache
+from modalities.core.concept import Concept
 from modalities.core.device import choose
 from modalities.core.errors import RunFailed
 from modalities.core.media import to_image
+from modalities.core.studio import Studio
 from tests import driver, tiny
 
 COMPONENTS: list[Any] = [
@@ -195,3 +198,63 @@ def test_inspect_reads_loras_of_other_tools(tmp_path: Path) -> None:
     facts = describe(tmp_path / "other.safetensors")
     assert (facts["layout"], facts["rank"], facts["alpha"], facts["parts"]) == ("kohya", "8", "4", "te1 (1)")
     assert facts["about_ss_network_dim"] == "8"
+
+
+CHANGES: dict[str, Any] = {
+    "dora": {"dora": {"rank": 4, "alpha": 2, "layers": "spatial+convolutions"}},
+    "loha": {"lycoris": {"kind": "loha", "rank": 4, "alpha": 2, "layers": "spatial+convolutions"}},
+    "lokr": {"lycoris": {"kind": "lokr", "rank": 2, "alpha": 1, "layers": "spatial+convolutions"}},
+    "oft": {"oft": {"block": 4}},
+    "boft": {"boft": {"block": 4, "layers": "spatial+convolutions"}},
+    "spectral_shifts": {"spectral_shifts": {}},
+}
+
+
+def changed(path: Path, layout: str, bare: Any) -> None:
+    """Add a file to a plain UNet, layer by layer, as tools of a layout do."""
+    file = load_file(path)
+    for module, layer in list(bare.denoiser.named_modules()):
+        if not hasattr(layer, "weight") or "." not in module:
+            continue
+        prefix = bare.portable_names(f"unet.{module}")[layout] + "." if "norm" not in module else "none"
+        found = {key.removeprefix(prefix): value for key, value in file.items() if key.startswith(prefix)}
+        if found:
+            change = lycoris_files.change_of(found, layer.weight.data, over_base=layout == "comfyui")
+            layer.weight.data = layer.weight.data + change
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_every_change_of_weights_has_a_file_that_does_what_the_run_does(name: str, base: Path, tmp_path: Path) -> None:
+    method = driver.method(base, components=[CHANGES[name]], phases=[], data={"subject": "sks {noun}"})
+    backbone, sample = bases.load(bases.resolve(str(base)), choose("cpu"), offline=True), method.sample
+    studio = Studio(backbone, Concept("dog", "sks dog"), method, training=False, cache=Cache(tmp_path / "cache"))
+    for number, (_, value) in enumerate(studio.parameters()):
+        value.data += 0.1 * torch.randn(value.shape, generator=torch.Generator().manual_seed(number))
+    ours = generate.of_studio(studio, "a sks dog", seed=1, index=0)
+    own = torch.frombuffer(bytearray(ours.tobytes()), dtype=torch.uint8).int()
+
+    def drawn(path: Path | None) -> torch.Tensor:
+        fresh = bases.load(bases.resolve(str(base)), choose("cpu"), offline=True)
+        if path and path.stem == "lora-diffusers":
+            fresh.pipeline().load_lora_weights(path.parent, weight_name=path.name)
+        elif path:
+            changed(path, path.stem.rpartition("-")[2], fresh)
+        (one,) = generate.pictures(fresh, fresh.pipeline(), ["a sks dog"], seed=1, indices=[0], sample=sample, side=32)
+        return torch.frombuffer(bytearray(to_image(one).tobytes()), dtype=torch.uint8).int()
+
+    files = [tmp_path / one for one in portable.export(studio, tmp_path)]
+    assert len(files) == (3 if name == "dora" else 1)
+    assert (drawn(None) - own).abs().max() > 3
+    for path in files:
+        assert (drawn(path) - own).abs().max() <= 1, path
+
+
+def test_the_lengths_of_dora_are_those_that_each_tool_divides_by() -> None:
+    own, change = torch.tensor([[3.0, 4.0]]), torch.tensor([[3.0, 4.0]])
+    # Length 5 in the base, 10 with the change, learned 20: what is added makes it 20 long.
+    for over_base in (False, True):
+        scale = lycoris_files.dora_scale(torch.tensor([20.0]), own, change, over_base=over_base)
+        assert float(scale) == (10.0 if over_base else 20.0)
+        layer = {"lora_down.weight": change, "lora_up.weight": torch.ones(1, 1), "alpha": torch.tensor(1.0)}
+        added = lycoris_files.change_of(layer | {"dora_scale": scale}, own, over_base=over_base)
+        assert torch.allclose(own + added, torch.tensor([[12.0, 16.0]]))

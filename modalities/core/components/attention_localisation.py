@@ -15,9 +15,9 @@ from modalities.core.media import MaskSource
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from modalities.core.attention import Attend, Place
     from modalities.core.step import Batch, Step
     from modalities.core.studio import Studio
+    from modalities.core.text_attention import TextAttention
 
 
 class AttentionLocalisation(Component):
@@ -28,34 +28,24 @@ class AttentionLocalisation(Component):
     weight: Annotated[float, Field(ge=0)] = 0.01
 
     _wanted: Tensor = PrivateAttr()
-    _seen: dict[str, Tensor] = PrivateAttr(default_factory=dict)
+    _looks: TextAttention = PrivateAttr()
 
     def prepare(self, studio: Studio) -> None:
         super().prepare(studio)
         if not studio.training:
             return
-        from modalities.core.attention import open_attention
         from modalities.core.subject_mask import masks
+        from modalities.core.text_attention import TextAttention
 
         self._wanted = masks(studio, self.masks).to(studio.backbone.device)
-        open_attention(studio.backbone.denoiser, self._look)
-
-    def _look(self, place: Place, attend: Attend, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        import torch
-
-        from modalities.core.attention import maps
-
-        if place.crosses and torch.is_grad_enabled():
-            self._seen[place.name] = maps(query, key).mean(1)
-        return attend(query, key, value)
+        self._looks = TextAttention(studio.backbone.denoiser)
 
     def loss(self, step: Step, batch: Batch) -> Tensor:
         import torch
 
-        from modalities.core.subject_mask import finest, places_of, resized
+        from modalities.core.subject_mask import places_of
 
-        seen, owners = self._seen, self.studio.concept.owners
-        self._seen = {}
+        owners = self.studio.concept.owners
         errors: list[Tensor] = []
         for row in (~batch.is_prior).nonzero().flatten().tolist():
             position = batch.positions[row]
@@ -63,8 +53,8 @@ class AttentionLocalisation(Component):
             places = places_of(self.studio.backbone, batch.prompts[row], phrase)
             if not places:
                 continue
-            looks = finest([one[row, :, places].mean(1) for one in seen.values()]).mean(0, keepdim=True)
-            side = round(looks.shape[1] ** 0.5)
-            wanted = torch.nn.functional.adaptive_avg_pool2d(self._wanted[self.studio.view_at(position)], side)
-            errors.append((resized(looks / looks.max(), side) - wanted).square().mean())
+            looks = self._looks.of(row, places)
+            wanted = torch.nn.functional.adaptive_avg_pool2d(self._wanted[self.studio.view_at(position)], len(looks))
+            errors.append((looks - wanted[0]).square().mean())
+        self._looks.forget()
         return self.weight * torch.stack(errors).mean() if errors else step.error.new_zeros(())

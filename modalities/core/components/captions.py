@@ -37,6 +37,8 @@ class Captions(Component):
         super().prepare(studio)
         if not studio.training:
             return
+        if self.folder and not self.folder.is_dir():
+            raise PcsError(f"captions.folder: {self.folder} is no folder.")
         missing: list[str] = []
         for photo, subject in zip(studio.concept.all_photos, studio.concept.owners, strict=True):
             path = (self.folder or photo.path.parent) / f"{photo.path.stem}.txt"
@@ -51,7 +53,8 @@ class Captions(Component):
                 raise PcsError(f"{path}: a caption names the subject with {{}} exactly once, not {text!r}.")
             self._prompts.append(subject.prompt(text))
         if missing:
-            raise PcsError(f"captions: {', '.join(missing)} has no text file of its name; write one for every photo.")
+            have = "has no text file of its name" if len(missing) == 1 else "have no text files of their names"
+            raise PcsError(f"captions: {', '.join(missing)} {have}; write one for every photo.")
 
     def batch(self, batch: Batch) -> Batch:
         own = [self._prompts[self.studio.photo_at(position)] for position in batch.positions]

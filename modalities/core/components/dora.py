@@ -22,6 +22,11 @@ class Dora(PeftComponent):
     alpha: Annotated[float, Field(gt=0)] | None = None
     """None means the rank, so that the scale is 1."""
 
+    @property
+    def scale(self) -> float:
+        """Factor on the low-rank product, alpha / rank."""
+        return (self.alpha or self.rank) / self.rank
+
     def config(self, layers: list[str]) -> Any:
         from peft import LoraConfig
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 from pydantic import Field
 
 from modalities.core.component import Component
-from modalities.core.peft_layers import ADAPTER, ADAPTS, folded, learned
+from modalities.core.peft_layers import ADAPTER, ADAPTS, folded, learned, require_plain
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -55,6 +55,7 @@ class Lora(Component):
     def _add(self, module: Any, rank: int, layers: list[str]) -> None:
         from peft import LoraConfig
 
+        require_plain(module, layers if module is self.studio.backbone.denoiser else [], self.name)
         alpha = rank * self.scale
         config = LoraConfig(r=rank, lora_alpha=alpha, init_lora_weights="gaussian", target_modules=layers)  # pyright: ignore
         module.add_adapter(config, adapter_name=ADAPTER)

@@ -22,6 +22,11 @@ class Lycoris(PeftComponent):
     factor: int = -1
     """LoKr: size of the first Kronecker factor; -1 makes both about equal."""
 
+    @property
+    def scale(self) -> float:
+        """Factor on the product, alpha / rank."""
+        return (self.alpha or self.rank) / self.rank
+
     def config(self, layers: list[str]) -> Any:
         from peft import LoHaConfig, LoKrConfig
 

@@ -73,7 +73,7 @@ class PriorPreservation(Component):
         """The subject's noisy latents under a class prompt, with the frozen base's answer as target."""
         from modalities.core.step import denoise
 
-        prompts = tuple(self._caption(position) for position in batch.positions)
+        prompts = tuple(map(self._class_of, batch.prompts, batch.positions))
         prior = replace(batch, prompts=prompts, is_prior=~batch.is_prior)
         with self.studio.as_base():
             answer = denoise(self.studio.backbone, prior).prediction
@@ -86,6 +86,15 @@ class PriorPreservation(Component):
         rows = [self.studio.draws.pick("prior picture", position, count) for position in batch.positions]
         prompts = [self._captions[row % len(self._captions)] for row in rows]
         return self.studio.batch(self._pictures, rows, prompts, batch.positions, purpose="prior", is_prior=True)
+
+    def _class_of(self, prompt: str, position: int) -> str:
+        """What preserves the class beside a prompt: if that names several subjects, the same with their classes."""
+        named = [one for one in self.studio.concept.subjects if one.phrase in prompt]
+        if len(named) < 2:
+            return self._caption(position)
+        for one in named:
+            prompt = prompt.replace(one.phrase, one.noun)
+        return prompt
 
     def _caption(self, position: int) -> str:
         """A class prompt of the subject that item `position` shows."""

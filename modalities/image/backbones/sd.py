@@ -73,11 +73,16 @@ class StableDiffusion(Backbone):
             module = self._canonical(module)
             canonical[f"{module}.lora_{side}.weight"] = value
             layer = "lora_down" if side == "A" else "lora_up"
-            for layout, key in ((kohya, _kohya(module)), (comfyui, self._comfyui(module))):
+            names = self.portable_names(module)
+            for layout, key in ((kohya, names["kohya"]), (comfyui, names["comfyui"])):
                 layout[f"{key}.{layer}.weight"] = value
                 if side == "A":
                     layout[f"{key}.alpha"] = torch.tensor(scale * value.shape[0])
         return super().portable_lora(canonical, scale) | {"kohya": kohya, "comfyui": comfyui}
+
+    def portable_names(self, module: str) -> dict[str, str]:
+        module = self._canonical(module)
+        return {"kohya": _kohya(module), "comfyui": self._comfyui(module)}
 
     def _canonical(self, module: str) -> str:
         """Give text-encoder modules the `text_model.` that transformers 5 leaves out and all other tools expect."""
