@@ -79,9 +79,10 @@ bench-protect: $(VENV)/.installed-test ## Measure protections on twelve subjects
 	$(BIN)/python -m tests.benchmarks.protection
 
 MOTION ?= runs/bench-motion
+SUBJECTS ?= 6
 
 bench-motion: $(VENV)/.installed-test ## Measure motion learned from one clip, with and without debiasing; hours, resumable
-	$(BIN)/python -m tests.benchmarks.motion $(MOTION)
+	$(BIN)/python -m tests.benchmarks.motion $(MOTION) --subjects $(SUBJECTS)
 
 $(VENV)-3d/.installed: pyproject.toml constraints-3d.txt
 	$(PYTHON) -m venv $(VENV)-3d
