@@ -49,7 +49,7 @@ def test_the_step_is_that_of_anti_dreambooth(kind: str, tmp_path: Path) -> None:
         for number in range(len(expected["losses"])):
             normal, noise = torch.randn(shape), torch.randn_like(like)
             t = torch.randint(0, backbone.schedule.length, (len(levels),))
-            question = Question(unused, unused, normal, noise, t, ("a photo of sks person",) * 2)
+            question = Question(unused, unused, normal, noise, t, ("a photo of sks person",) * 2, "sks")
             gradient, step = of_pixels(backbone, [Term(term="denoise")], "full", (levels + delta) / 255, question)
             assert step is not None
             losses.append(float(step.error.mean()))
