@@ -105,7 +105,7 @@ def audit(question: Question, out: Path, machine: Machine, *, progress: Progress
         for attack, base, purify in settings:
             chosen = _attack(attack, base)
             setting = Setting(attack, chosen.backbone, purify)
-            backbone = bases.load(bases.resolve(chosen.backbone), machine.device, offline=machine.offline)
+            backbone = machine.backbone(chosen.backbone)
             _write_arms(question, pairs, purify, backbone, out)
             if chosen.backbone not in losses:
                 losses[chosen.backbone] = _base_losses(backbone, pairs, question.noun)

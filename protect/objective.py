@@ -79,7 +79,8 @@ def target_step(seen: Seen) -> Value:
 def token_attention(seen: Seen) -> Value:
     """How little the subject's word is attended to (DisDiff, Liu et al., ACM MM 2024, section 4.1).
 
-    https://arxiv.org/abs/2405.20584"""
+    https://arxiv.org/abs/2405.20584
+    """
     assert seen.looks is not None, "attention is kept wherever this term is asked for"
     return seen.looks.erased()
 

@@ -34,13 +34,12 @@ class Pair:
         """How far the file is from the photo, in levels, dB and LPIPS; None for what is not there."""
         change = self.protected - self.clean
         spread = float((change**2).mean())
-        distance = perceptual.distance(self.clean, self.protected)
         return {
             "name": self.name,
             "largest": self.largest,
             "mean": round(float(change.abs().mean()), 3),
             "psnr": round(10 * math.log10(255**2 / spread), 2) if spread else None,
-            "lpips": None if distance is None else round(distance, 4),
+            "lpips": perceptual.distance(self.clean, self.protected),
         }
 
     def noisy(self) -> Tensor:

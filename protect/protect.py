@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from modalities.core import bases, media
+from modalities.core import media
 from modalities.core.artifact import read_tensors, versions, write_tensors
 from modalities.core.concept import Concept, phrase_of
 from modalities.core.device import peak_memory_mb
@@ -161,7 +161,7 @@ def _surrogates(recipe: Protection, found: Folder, noun: str, machine: Machine, 
     concept = Concept(noun, phrase_of(recipe.data.subject, noun), (first,))
     surrogates: list[Surrogate] = []
     for number, name in enumerate((recipe.backbone, *recipe.ensemble)):
-        backbone = bases.load(bases.resolve(name), machine.device, offline=machine.offline)
+        backbone = machine.backbone(name)
         train = recipe.train.model_copy(update={"seed": recipe.train.seed + number})
         own = recipe.model_copy(update={"backbone": name, "train": train})
         studio = Studio(backbone, concept, own, training=True, cache=machine.cache, progress=progress)
@@ -310,8 +310,7 @@ class _Work:
         if self._perceptual.missing:
             return None
         before, after = (torch.from_numpy(one.on_white()) for one in (photo, picture.read(path)))
-        distance = self._perceptual.distance(before, after)
-        return None if distance is None else round(distance, 4)
+        return self._perceptual.distance(before, after)
 
     # -- its state -------------------------------------------------------------------------------------------
 

@@ -33,12 +33,12 @@ class Perceptual:
             self.missing = str(reason)
 
     def distance(self, before: Float[Tensor, "3 h w"], after: Float[Tensor, "3 h w"]) -> float | None:
-        """LPIPS of two pictures in levels of 0..255, 0 for the same; None where it cannot be measured."""
+        """LPIPS of two pictures in levels of 0..255, to four places, 0 for the same; None where unmeasurable."""
         if self._network is None:
             return None
         one, other = (picture[None].to(self._device) / 127.5 - 1 for picture in (before, after))
         with torch.no_grad():
-            return float(self._network(one, other))
+            return round(float(self._network(one, other)), 4)
 
 
 def weights() -> Path:

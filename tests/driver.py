@@ -6,16 +6,23 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+import pytest
+import torch
 
 from modalities.core import artifact, personalize, recipe, trainer
 from modalities.core.artifact import Artifact
 from modalities.core.cache import Cache
+from modalities.core.component import Component
 from modalities.core.concept import Concept
 from modalities.core.device import choose
 from modalities.core.machine import Machine
+from modalities.core.step import Batch, denoise
+from modalities.core.studio import Studio
 
 METHOD: dict[str, Any] = {
     "title": "two phases, every kind of component",
@@ -52,6 +59,36 @@ def train(
     chosen = method(base, **changes)
     concept = Concept.from_folder(photos, noun="dog", subject=chosen.data.subject)
     return personalize.personalize(chosen, concept, folder, machine(encoders, folder.parent / "cache"), resume=resume)
+
+
+def losses_of(studio: Studio, part: Component, batch: Callable[[], Batch]) -> list[float]:
+    """The loss of one component alone in 25 steps in which the subjects' words learn from it."""
+    words = list(studio.learned_by("textual_inversion").values())
+    optimizer, seen = torch.optim.Adam(words, lr=0.05), list[float]()
+    for _ in range(25):
+        items = batch()
+        loss = part.loss(denoise(studio.backbone, items), items)
+        assert loss is not None
+        seen.append(float(loss.detach()))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    return seen
+
+
+@contextmanager
+def stopped_at(step: int) -> Generator[None]:
+    """Inside, a trainer that is about to take `step`, counted from 0, is asked to stop, and does so after it."""
+    advance = trainer.Trainer.advance
+
+    def interrupted(self: trainer.Trainer) -> float:
+        if self.step == step:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return advance(self)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(trainer.Trainer, "advance", interrupted)
+        yield
 
 
 def die_when(where: str) -> None:

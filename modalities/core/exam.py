@@ -10,7 +10,7 @@ from pathlib import Path
 
 from PIL.Image import Image
 
-from modalities.core import bases, generate, media
+from modalities.core import generate, media
 from modalities.core.artifact import Artifact
 from modalities.core.concept import Concept
 from modalities.core.errors import Interrupted, PcsError
@@ -78,7 +78,7 @@ class Exam:
             prompts = [self.concept(run).class_prompt(template) for template in self.templates]
             learned = run.studio(machine)
             after = generate.previews(learned, prompts, 1)
-            backbone = bases.load(bases.resolve(run.recipe().backbone), machine.device, offline=machine.offline)
+            backbone = machine.backbone(run.recipe().backbone)
             bare = Studio(backbone, run.concept(), run.recipe(), training=False, cache=machine.cache)
             return after, generate.previews(bare, prompts, 1)
 

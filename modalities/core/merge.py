@@ -24,7 +24,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from modalities.core import bases, generate
+from modalities.core import generate
 from modalities.core import recipe as recipes
 from modalities.core.artifact import FORMAT, Artifact, versions, write_tensors
 from modalities.core.components.full_finetune import FullFinetune
@@ -177,7 +177,7 @@ def _concept(subjects: list[dict[str, Any]]) -> Concept:
 
 def _bare(recipe: Recipe, concept: Concept, machine: Machine, progress: Progress | None = None) -> Studio:
     """The base with a recipe's components in place, as they are before they learn."""
-    backbone = bases.load(bases.resolve(recipe.backbone), machine.device, offline=machine.offline)
+    backbone = machine.backbone(recipe.backbone)
     return Studio(backbone, concept, recipe, training=False, cache=machine.cache, progress=progress)
 
 

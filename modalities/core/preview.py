@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from PIL import Image
 
-from modalities.core import bases, media
+from modalities.core import media
 from modalities.core.components.captions import Captions
 from modalities.core.report import contact_sheet
 from modalities.core.studio import Studio
@@ -37,7 +37,7 @@ def preview(recipe: Recipe, concept: Concept, machine: Machine) -> Preview:
         PcsError: a mask or a caption is missing or wrong.
     """
     kept = [part for part in recipe.components if isinstance(part, Captions) or hasattr(part, "masks")]
-    backbone = bases.load(bases.resolve(recipe.backbone), machine.device, offline=machine.offline)
+    backbone = machine.backbone(recipe.backbone)
     few = recipe.model_copy(update={"components": kept, "phases": []})
     studio = Studio(backbone, concept, few, training=True, cache=machine.cache)
     sources = [part.masks for part in studio.components if hasattr(part, "masks")]  # pyright: ignore

@@ -183,23 +183,11 @@ def optimized(base: Path, folder: Path, encoders: tuple[str, str], **more: Any) 
 
 @pytest.mark.parametrize("stop_at", [1, 4])
 def test_a_scene_that_was_stopped_ends_with_the_same_bytes(
-    base: Path, encoders: tuple[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop_at: int
+    base: Path, encoders: tuple[str, str], tmp_path: Path, stop_at: int
 ) -> None:
     whole = optimized(base, tmp_path / "whole", encoders)
-    advance = SceneTrainer.advance
-
-    def interrupted(self: SceneTrainer) -> float:
-        if self.step == stop_at:
-            import os
-            import signal
-
-            os.kill(os.getpid(), signal.SIGTERM)
-        return advance(self)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(SceneTrainer, "advance", interrupted)
-        with pytest.raises(Interrupted):
-            optimized(base, tmp_path / "stopped", encoders)
+    with driver.stopped_at(stop_at), pytest.raises(Interrupted):
+        optimized(base, tmp_path / "stopped", encoders)
     with pytest.raises(PcsError, match="already holds a run"):
         optimized(base, tmp_path / "stopped", encoders)
     assert optimized(base, tmp_path / "stopped", encoders, resume=True) == whole

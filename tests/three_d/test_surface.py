@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
 from pathlib import Path
 
 import pytest
@@ -109,21 +107,12 @@ def test_the_mesh_begins_as_the_surface_of_the_coarse_scene(base: Path, tmp_path
 
 @pytest.mark.parametrize("stop_at", [pytest.param(2, marks=pytest.mark.slow), 4])
 def test_a_mesh_that_was_stopped_ends_with_the_same_bytes(
-    base: Path, encoders: tuple[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop_at: int
+    base: Path, encoders: tuple[str, str], tmp_path: Path, stop_at: int
 ) -> None:
     machine, chosen = driver.machine(encoders, tmp_path / "cache"), scene(base, **TWO_STAGES)
     whole = session.optimize(chosen, DOG, tmp_path / "whole", machine)
-    advance = SceneTrainer.advance
-
-    def interrupted(self: SceneTrainer) -> float:
-        if self.step == stop_at:
-            os.kill(os.getpid(), signal.SIGTERM)
-        return advance(self)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(SceneTrainer, "advance", interrupted)
-        with pytest.raises(Interrupted):
-            session.optimize(chosen, DOG, tmp_path / "stopped", machine)
+    with driver.stopped_at(stop_at), pytest.raises(Interrupted):
+        session.optimize(chosen, DOG, tmp_path / "stopped", machine)
     again = session.optimize(chosen, DOG, tmp_path / "stopped", machine, resume=True)
     assert again.weights_file.read_bytes() == whole.weights_file.read_bytes()
     assert isinstance(scene_of(session.open_scene(Artifact(tmp_path / "stopped"), machine)), Surface)

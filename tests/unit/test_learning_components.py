@@ -103,16 +103,7 @@ def test_localisation_draws_the_words_attention_to_the_mask(base: Path, tmp_path
     folder = left_half(photos, tmp_path / "masks")
     studio = studio_of(base, tmp_path, photos, WORD, {"attention_localisation": {"masks": str(folder), "weight": 1.0}})
     studio.set_learning(["textual_inversion"])
-    part, row = studio.components[1], studio.learned_by("textual_inversion")["text_encoder"]
-    optimizer, seen = torch.optim.Adam([row], lr=0.05), list[float]()
-    for _ in range(25):
-        batch = batch_of(studio)
-        loss = part.loss(denoise(studio.backbone, batch), batch)
-        assert loss is not None
-        seen.append(float(loss.detach()))
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
+    seen = driver.losses_of(studio, studio.components[1], lambda: batch_of(studio))
     assert seen[-1] < 0.9 * seen[0]
 
 
