@@ -1,7 +1,7 @@
 """Differentiable pictures of the zero surface of values on a grid, on the CPU.
 
-Inside the outline a pixel shows the colour at the point of the mesh that it sees, which moves with the vertices; along
-the outline it shows as much of the background as the mesh leaves free. Outlines in front of the mesh itself are hard.
+A pixel shows the colour at the point of the mesh that its middle sees, which moves with the vertices, and as much of
+the background as the mesh leaves free. Outlines in front of the mesh itself are hard.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from torch.nn import functional
 
 from modalities.three_d.cameras import Views
 from modalities.three_d.mesh import crossed_edges
-from modalities.three_d.outline import neighbours, outline
+from modalities.three_d.outline import covered, neighbours
 from modalities.three_d.raster import rasterize
 from modalities.three_d.renderer import Background, Rendering
 
@@ -56,11 +56,10 @@ def draw_mesh(
         seen = rasterize(flat[faces], side)
         there = (seen.face >= 0).flatten()
         points = (vertices[faces[seen.face[seen.face >= 0]]] * seen.shares[seen.face >= 0][..., None]).sum(1)
-        edge = outline(flat[:, :2], faces, edges, seen.face >= 0)
         shades = paint(points)
         colours = shades.new_zeros(side * side, 3).index_put((there.nonzero().flatten(),), shades)
         colours = _spread(colours, there)
-        opacity = there.float().index_put((edge.pixel,), edge.covered)[:, None]
+        opacity = covered(flat, faces, edges, side).view(-1, 1)
         depth = colours.new_zeros(side * side).index_put(
             (there.nonzero().flatten(),), (points - origins[there]).norm(dim=1)
         )

@@ -1,12 +1,11 @@
-"""Soft outlines of a mesh: the share of a pixel that it covers near its edge, differentiable in its corners.
+"""The share of each pixel that a mesh covers, differentiable in its corners along its outline.
 
-As soft rasterizers do it (Liu et al., ICCV 2019, eq. 1, https://arxiv.org/abs/1904.01786), but only along the outline,
-where triangles that face the camera meet triangles that face away.
+The shares are counted. Their gradient is that of soft rasterizers (Liu et al., ICCV 2019, eq. 1,
+https://arxiv.org/abs/1904.01786), but only along the outline, where triangles that face the camera meet triangles that
+face away and nothing of the mesh lies behind.
 """
 
 from __future__ import annotations
-
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -14,21 +13,12 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn import functional
 
-# Pixels over which the covered share falls, and how far from the outline it is looked at.
+from modalities.three_d.raster import rasterize
+
+# Places a side of a pixel that are counted.
+FINER = 4
+# Pixels over which a soft share falls, and how far from the outline it is looked at.
 SOFTNESS, REACH = 0.35, 1.6
-
-
-@dataclass(frozen=True)
-class Outline:
-    """What the pixels near the outline see.
-
-    Attributes:
-        pixel: (p,) numbers of the pixels, row by row.
-        covered: (p,) shares in [0, 1].
-    """
-
-    pixel: Int[Tensor, " p"]
-    covered: Float[Tensor, " p"]
 
 
 def neighbours(faces: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -39,43 +29,60 @@ def neighbours(faces: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return sides[order[::2]], np.stack([owner[order[::2]], owner[order[1::2]]], 1)
 
 
-def outline(
+def covered(
+    flat: Float[Tensor, "v 3"], faces: Int[Tensor, "t 3"], edges: tuple[np.ndarray, np.ndarray], side: int
+) -> Float[Tensor, "side side"]:
+    """How much of each pixel a closed mesh covers, from 0 to 1.
+
+    Args:
+        flat: column and row of every vertex in pixels, from the upper left, and depth above 0.
+        faces: the triangles.
+        edges: their `neighbours`.
+        side: pixels a side.
+    """
+    finer = torch.cat([flat.detach()[:, :2] * FINER, flat.detach()[:, 2:]], 1)
+    seen = rasterize(finer[faces], side * FINER).face >= 0
+    shares = functional.avg_pool2d(seen.float()[None, None], FINER)[0, 0]
+    flat = flat[:, :2]
+    ends = _outer(flat.detach(), faces, edges, seen)
+    pixel = _near_edge(shares).flatten().nonzero().flatten()
+    if not len(ends) or not len(pixel):
+        return shares
+    place = torch.stack([pixel % side, pixel // side], -1) + 0.5
+    with torch.no_grad():
+        nearest = _distance(flat[ends][None], place[:, None]).argmin(1)
+    distance = _distance(flat[ends[nearest]], place)
+    soft = torch.sigmoid(torch.where(shares.flatten()[pixel] > 0.5, distance, -distance) / SOFTNESS)
+    moved = torch.where(distance.detach() < REACH, soft - soft.detach(), 0)
+    return (shares.flatten().index_put((pixel,), moved, accumulate=True)).view(side, side)
+
+
+def _outer(
     flat: Float[Tensor, "v 2"],
     faces: Int[Tensor, "t 3"],
     edges: tuple[np.ndarray, np.ndarray],
-    seen: Bool[Tensor, "side side"],
-) -> Outline:
-    """Look at the pixels within `REACH` of the outline.
-
-    Args:
-        flat: column and row of every vertex, from the upper left.
-        faces: the triangles.
-        edges: their `neighbours`.
-        seen: which pixels see the mesh.
-    """
-    side = len(seen)
-    a, b, c = (flat.detach()[faces[:, corner]] for corner in range(3))
+    seen: Bool[Tensor, "fine fine"],
+) -> Int[Tensor, "e 2"]:
+    """The edges between triangles that face the camera and others, with nothing seen to one side of their middle."""
+    a, b, c = (flat[faces[:, corner]] for corner in range(3))
     facing = (b - a)[:, 0] * (c - a)[:, 1] - (b - a)[:, 1] * (c - a)[:, 0] < 0
     ends, owners = (torch.from_numpy(one).to(flat.device) for one in edges)
     ends = ends[facing[owners[:, 0]] != facing[owners[:, 1]]]
-    pixel = _near_edge(seen).flatten().nonzero().flatten()
-    place = torch.stack([pixel % side, pixel // side], -1) + 0.5
-    with torch.no_grad():
-        apart = _distance(flat[ends][None], place[:, None])
-        nearest = apart.argmin(1) if len(ends) else apart.new_zeros(len(pixel), dtype=torch.long)
-    distance = _distance(flat[ends[nearest]], place)
-    sign = torch.where(seen.flatten()[pixel], 1.0, -1.0)
-    close = distance.detach() < REACH
-    covered = torch.sigmoid(sign * distance / SOFTNESS)
-    return Outline(pixel[close], covered[close])
+    start, end = flat[ends].unbind(1)
+    way = functional.normalize(end - start, dim=1)
+    across = torch.stack([-way[:, 1], way[:, 0]], 1)
+    beside = (start + end) / 2 * FINER + torch.stack([across, -across])
+    free = functional.pad(~seen, (1, 1, 1, 1), value=True)
+    column, row = (beside.floor().long() + 1).clamp(0, len(seen) + 1).unbind(-1)
+    return ends[free[row, column].any(0)]
 
 
-def _near_edge(seen: Bool[Tensor, "side side"]) -> Bool[Tensor, "side side"]:
-    """Pixels that see the mesh and have a neighbour that does not, or the other way round, one further in and out."""
-    there = seen.float()[None, None]
+def _near_edge(shares: Float[Tensor, "side side"]) -> Bool[Tensor, "side side"]:
+    """Pixels that are covered in part, and those up to two from them."""
+    there = shares[None, None]
     grown = functional.max_pool2d(there, 5, 1, 2)
-    shrunk = -functional.max_pool2d(-there, 3, 1, 1)
-    return ((grown > 0) & (shrunk == 0))[0, 0]
+    shrunk = -functional.max_pool2d(-there, 5, 1, 2)
+    return ((grown > 0) & (shrunk < 1))[0, 0]
 
 
 def _distance(pieces: Float[Tensor, "... 2 2"], place: Float[Tensor, "... 2"]) -> Float[Tensor, ...]:
