@@ -204,23 +204,23 @@ def t5_tokenizer() -> Any:
     )
 
 
+def t5_config(tokens: Any) -> Any:
+    """Settings of a small T5 for `tokens`."""
+    from transformers import T5Config
+
+    return T5Config(
+        vocab_size=len(tokens), d_model=64, d_ff=96, d_kv=16, num_layers=2, num_heads=4, decoder_start_token_id=0
+    )
+
+
 def stable_diffusion_3(folder: Path) -> Path:
     """Write a tiny Stable Diffusion 3: two CLIP encoders with projection, T5, a two-block transformer."""
     from diffusers import FlowMatchEulerDiscreteScheduler, SD3Transformer2DModel, StableDiffusion3Pipeline
-    from transformers import CLIPTextModelWithProjection, T5Config, T5EncoderModel
+    from transformers import CLIPTextModelWithProjection, T5EncoderModel
 
     torch.manual_seed(0)
     tokens = tokenizer(77)
     t5_tokens = t5_tokenizer()
-    t5_config = T5Config(
-        vocab_size=len(t5_tokens),
-        d_model=64,
-        d_ff=96,
-        d_kv=16,
-        num_layers=2,
-        num_heads=4,
-        decoder_start_token_id=0,
-    )
     pipeline = StableDiffusion3Pipeline(
         transformer=SD3Transformer2DModel(
             sample_size=16,
@@ -240,8 +240,80 @@ def stable_diffusion_3(folder: Path) -> Path:
         tokenizer=tokens,
         text_encoder_2=CLIPTextModelWithProjection(text_config(tokens, 32)),
         tokenizer_2=tokens,
-        text_encoder_3=T5EncoderModel(t5_config),
+        text_encoder_3=T5EncoderModel(t5_config(t5_tokens)),
         tokenizer_3=t5_tokens,
+    )
+    pipeline.save_pretrained(folder, safe_serialization=True)
+    return folder
+
+
+def stable_diffusion_xl(folder: Path) -> Path:
+    """Write a tiny Stable Diffusion XL, whose second text encoder is configured as old ones are: its end is token 2."""
+    from diffusers import EulerDiscreteScheduler, StableDiffusionXLPipeline, UNet2DConditionModel
+    from transformers import CLIPTextModel, CLIPTextModelWithProjection
+
+    torch.manual_seed(0)
+    tokens = tokenizer()
+    pipeline = StableDiffusionXLPipeline(
+        unet=UNet2DConditionModel(
+            block_out_channels=(32, 64),
+            layers_per_block=2,
+            down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+            up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+            sample_size=16,
+            in_channels=4,
+            out_channels=4,
+            cross_attention_dim=64,
+            attention_head_dim=(2, 4),
+            transformer_layers_per_block=(1, 2),
+            use_linear_projection=True,
+            addition_embed_type="text_time",
+            addition_time_embed_dim=8,
+            projection_class_embeddings_input_dim=6 * 8 + 32,
+        ),
+        vae=autoencoder(),
+        text_encoder=CLIPTextModel(text_config(tokens, 32)),
+        tokenizer=tokens,
+        text_encoder_2=CLIPTextModelWithProjection(text_config(tokens, 32, eos_token_id=2)),
+        tokenizer_2=tokens,
+        scheduler=EulerDiscreteScheduler(
+            beta_schedule="scaled_linear",
+            beta_start=0.00085,
+            beta_end=0.012,
+            steps_offset=1,
+            timestep_spacing="leading",
+        ),
+    )
+    pipeline.save_pretrained(folder, safe_serialization=True)
+    return folder
+
+
+def flux(folder: Path, *, guidance: bool = True) -> Path:
+    """Write a tiny FLUX: pooled CLIP, T5, one double and one single block; with `guidance` as dev has it."""
+    from diffusers import FlowMatchEulerDiscreteScheduler, FluxPipeline, FluxTransformer2DModel
+    from transformers import CLIPTextModel, T5EncoderModel
+
+    torch.manual_seed(0)
+    tokens, t5_tokens = tokenizer(), t5_tokenizer()
+    pipeline = FluxPipeline(
+        transformer=FluxTransformer2DModel(
+            patch_size=1,
+            in_channels=16,
+            num_layers=1,
+            num_single_layers=1,
+            attention_head_dim=16,
+            num_attention_heads=2,
+            joint_attention_dim=64,
+            pooled_projection_dim=32,
+            axes_dims_rope=(4, 4, 8),
+            guidance_embeds=guidance,
+        ),
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0, use_dynamic_shifting=True),
+        vae=autoencoder(use_quant_conv=False, use_post_quant_conv=False, shift_factor=0.06),
+        text_encoder=CLIPTextModel(text_config(tokens, 32)),
+        tokenizer=tokens,
+        text_encoder_2=T5EncoderModel(t5_config(t5_tokens)),
+        tokenizer_2=t5_tokens,
     )
     pipeline.save_pretrained(folder, safe_serialization=True)
     return folder

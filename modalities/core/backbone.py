@@ -77,6 +77,8 @@ class Backbone(ABC):
         self.dtype: torch.dtype = self.vae.dtype
         for module in self.modules().values():
             module.requires_grad_(False).eval().to(device)
+        for name, encoder in self.text_encoders.items():
+            _end_at(encoder, self.tokenizers[name].eos_token_id)
 
     # -- its parts -------------------------------------------------------------------------------------------
 
@@ -121,6 +123,28 @@ class Backbone(ABC):
     def pixels_per_latent(self) -> int:
         """Pixels a side for one latent."""
         return 2 ** (len(self.vae.config.block_out_channels) - 1)
+
+    @property
+    def side_step(self) -> int:
+        """Sides of pictures and clips are multiples of this many pixels."""
+        return self.pixels_per_latent
+
+    def require_side(self, side: int) -> None:
+        """Check the side of pictures or clips before anything is made of it.
+
+        Raises:
+            PcsError: the base cannot make them of that size; names the nearest that it can.
+        """
+        step = self.side_step
+        if side % step:
+            near = max(step, round(side / step) * step)
+            raise PcsError(f"data.resolution={side}: this base takes multiples of {step} pixels; use {near}.")
+
+    @property
+    def latent_channels(self) -> int:
+        """Channels of its latents."""
+        denoiser: Any = self.denoiser
+        return int(denoiser.config.in_channels)
 
     # -- its verbs -------------------------------------------------------------------------------------------
 
@@ -211,6 +235,10 @@ class Backbone(ABC):
         raw = (latents / vae.config.scaling_factor + shift).to(vae.dtype)
         return (vae.decode(raw).sample.float() / 2 + 0.5).clamp(0, 1)
 
+    def start(self, noise: Float[Tensor, "b c h w"]) -> Tensor:
+        """What the pipeline takes as `latents` to start from this noise."""
+        return noise
+
     def pipeline(self) -> Any:
         """The diffusers pipeline over the same modules, so that what has been learned is in it."""
         return self._pipeline
@@ -274,3 +302,14 @@ class Backbone(ABC):
     @abstractmethod
     def open(cls, pipeline: Any, fingerprint: str, device: torch.device) -> Backbone:
         """Wrap a loaded diffusers pipeline; `fingerprint` tells its weights from any others."""
+
+
+def _end_at(encoder: nn.Module, end: int) -> None:
+    """Let a CLIP text encoder pool where the text ends.
+
+    Configurations older than transformers 4.30 say 2 for every CLIP, and the highest token is taken for the end, which
+    a new word would be.
+    """
+    for part in encoder.modules():
+        if getattr(part, "eos_token_id", None) == 2:
+            part.eos_token_id = end  # pyright: ignore[reportAttributeAccessIssue, reportArgumentType]

@@ -34,8 +34,7 @@ def pictures(
 
     The start noise of a picture depends on (seed, its index) alone.
     """
-    channels = int(backbone.denoiser.config.in_channels)  # pyright: ignore
-    size = side // backbone.pixels_per_latent
+    channels, size = backbone.latent_channels, side // backbone.pixels_per_latent
     noise = [torch.randn(channels, size, size, generator=generator(seed, "sample", index)) for index in indices]
     pipeline.set_progress_bar_config(disable=True)
     made = pipeline(
@@ -45,7 +44,7 @@ def pictures(
         guidance_scale=sample.guidance,
         height=side,
         width=side,
-        latents=torch.stack(noise).to(backbone.device, backbone.dtype),
+        latents=backbone.start(torch.stack(noise).to(backbone.device, backbone.dtype)),
         output_type="pt",
     )
     return made.images.float().cpu()

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -216,9 +216,8 @@ def _answers(studio: Studio) -> Tensor:
     """What the denoiser says to one fixed question, text encoders included."""
     backbone = studio.backbone
     backbone.forget_text()
-    denoiser = cast("Any", backbone.denoiser)
-    side = int(denoiser.config.sample_size)
-    noisy = torch.randn(1, int(denoiser.config.in_channels), side, side, generator=generator("portable"))
+    side = studio.resolution // backbone.pixels_per_latent
+    noisy = torch.randn(1, backbone.latent_channels, side, side, generator=generator("portable"))
     t = backbone.schedule.timesteps(torch.tensor([0.5])).to(backbone.device)
     with torch.no_grad():
         subject = studio.concept.subjects[0]

@@ -174,8 +174,9 @@ def load(name: str, changes: dict[str, Any] | None = None, *, backbone: str | No
     """Read a recipe by name or path, adapt it to the base, apply `changes`, and check all of it.
 
     A recipe holds what its paper says; its `bases` section holds what differs on a base (by the base's name or
-    its family's), which is merged first. Then come `changes`, a nested dictionary as `--set` builds it, in which
-    components are addressed by name; null drops one, and the name of one that is not listed adds it.
+    its family's), which is merged first; how images are made, where it says nothing, is said by the base's own entry.
+    Then come `changes`, a nested dictionary as `--set` builds it, in which components are addressed by name; null
+    drops one, and the name of one that is not listed adds it.
 
     Raises:
         PcsError: with one line for every mistake, each with its path in the YAML.
@@ -185,8 +186,11 @@ def load(name: str, changes: dict[str, Any] | None = None, *, backbone: str | No
     per_base = raw.pop("bases", None) or {}
     if backbone:
         raw["backbone"] = backbone
-    mistakes: list[str] = []
-    _merge(raw, per_base.get(raw.get("backbone", "mini"), {}), mistakes, may_add=True)
+    base, mistakes = str(raw.get("backbone", "mini")), list[str]()
+    entries = {one.stem: one for one in (folder() / "bases").glob("*.yaml")}
+    if base in entries:
+        raw["sample"] = _read(entries[base]).get("sample", {}) | (raw.get("sample") or {})
+    _merge(raw, per_base.get(base, {}), mistakes, may_add=True)
     _merge(raw, changes or {}, mistakes)
     return _checked(raw, mistakes, str(path))
 

@@ -52,6 +52,7 @@ class Studio:
         self.progress: Progress = progress or Silent()
         self.keeps_base = False
         self._base_text: dict[tuple[str, ...], Conditioning] = {}
+        backbone.require_side(self.resolution)
         self.components: list[Component] = [part.model_copy(deep=True) for part in recipe.components]
         for part in self.components:
             with seeded(recipe.train.seed, "prepare", part.name):

@@ -52,22 +52,6 @@ class VideoBackbone(Backbone):
             near = min((lower, lower + self.frame_step), key=lambda count: (abs(count - frames), -count))
             raise PcsError(f"frames={frames}: this base takes {self.frame_step}k+1 frames; use {near}.")
 
-    @property
-    def side_step(self) -> int:
-        """Sides of clips are multiples of this many pixels."""
-        return self.pixels_per_latent
-
-    def require_side(self, side: int) -> None:
-        """Check the side of clips before anything is made of it.
-
-        Raises:
-            PcsError: the base cannot make clips of that size; names the nearest that it can.
-        """
-        step = self.side_step
-        if side % step:
-            near = max(step, round(side / step) * step)
-            raise PcsError(f"data.resolution={side}: this base takes multiples of {step} pixels; use {near}.")
-
     def denoisers(self) -> dict[str, nn.Module]:
         """The denoiser by its name in the folder; more than one where several share the work, all of one build."""
         return {self.denoiser_part: self.denoiser}

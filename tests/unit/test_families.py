@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +18,11 @@ from modalities.core.artifact import Artifact
 from modalities.core.cache import Cache
 from modalities.core.concept import Concept
 from modalities.core.device import choose
+from modalities.core.errors import PcsError
 from modalities.core.media import to_image
 from modalities.core.step import denoise
 from modalities.core.studio import Studio
+from modalities.core.vocabulary import add_words, mean_embedding
 from tests import driver, tiny
 
 SETTINGS: dict[str, Any] = {
@@ -34,18 +38,24 @@ SETTINGS: dict[str, Any] = {
         {"prior_preservation": {"weight": 0.2}},
     ],
     "phases": [],
-    "data": {"subject": "sks {noun}"},
+    "data": {"subject": "sks {noun}", "resolution": 32},
     "train": {"steps": 30, "learning_rate": 0.01, "batch": 2},
     "validation": {"every": 15, "prompts": ["a photo of {}"], "images": 2, "select": "last"},
 }
 
 
-@pytest.fixture(scope="module", params=["epsilon", "v_prediction", "flow"])
+FAMILIES: dict[str, Callable[[Path], Path]] = {
+    "epsilon": tiny.stable_diffusion,
+    "v_prediction": partial(tiny.stable_diffusion, prediction_type="v_prediction"),
+    "xl": tiny.stable_diffusion_xl,
+    "flow": tiny.stable_diffusion_3,
+    "flux": tiny.flux,
+}
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
 def family(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("family") / request.param
-    if request.param == "flow":
-        return tiny.stable_diffusion_3(folder)
-    return tiny.stable_diffusion(folder, prediction_type=request.param)
+    return FAMILIES[request.param](tmp_path_factory.mktemp("family") / request.param)
 
 
 @pytest.fixture(scope="module")
@@ -126,3 +136,52 @@ def test_schedule_recovers_the_clean_latents_from_a_perfect_answer(family: Path)
     assert torch.allclose(schedule.clean(noisy, schedule.target(latents, noise, t), t), latents, atol=1e-3)
     ratio = schedule.signal_to_noise(t)
     assert ratio[0] > ratio[1] > ratio[2] > ratio[3] > 0 or ratio[0] < ratio[1] < ratio[2] < ratio[3]
+
+
+def test_the_denoiser_is_asked_as_the_bases_own_pipeline_asks_it(family: Path) -> None:
+    backbone = bases.load(bases.resolve(str(family)), choose("cpu"), offline=True)
+    heard: list[tuple[Any, Any]] = []
+    handle = backbone.denoiser.register_forward_hook(
+        lambda module, args, given, out: heard.append((given["timestep"] if "timestep" in given else args[1], out[0])),
+        with_kwargs=True,
+    )
+    noise = torch.randn(2, backbone.latent_channels, 16, 16, generator=torch.Generator().manual_seed(0))
+    prompts = ["a photo of a dog", "a red mug"]
+    pipeline = backbone.pipeline()
+    pipeline.set_progress_bar_config(disable=True)
+    pipeline(prompts, num_inference_steps=1, guidance_scale=1.0, height=32, width=32, latents=backbone.start(noise))
+    handle.remove()
+    ((asked, answer),) = heard
+    t = asked.flatten()[:1].expand(2) * (backbone.schedule.length if type(backbone).__name__ == "Flux" else 1)
+    with torch.no_grad():
+        ours = backbone.predict(noise, t, backbone.conditioning(prompts))
+    assert torch.allclose(backbone.start(ours), answer, atol=1e-5)
+
+
+def test_a_side_that_a_base_cannot_make_is_refused(family: Path, encoders: tuple[str, str], tmp_path: Path) -> None:
+    changes = SETTINGS | {"data": {"subject": "sks {noun}", "resolution": 33}}
+    with pytest.raises(PcsError, match=r"data.resolution=33: this base takes multiples of [48] pixels; use 32"):
+        driver.train(tmp_path / "run", family, tiny.photos(tmp_path / "photos"), encoders, **changes)
+
+
+def test_xl_pools_where_the_text_ends_also_with_a_new_word(tmp_path: Path) -> None:
+    backbone = bases.load(bases.resolve(str(tiny.stable_diffusion_xl(tmp_path / "xl"))), choose("cpu"), offline=True)
+    encoder, words = backbone.text_encoders["text_encoder_2"], backbone.tokenizers["text_encoder_2"]
+    assert encoder.config.eos_token_id == 2
+    start = mean_embedding(words, encoder, "dog")
+    rows = add_words(words, encoder, ["<new>"], start[None])
+    prompt = "a photo of <new> in the snow"
+    pooled = backbone.embed([prompt]).tensors["text_embeds"]
+    tokens = words(prompt, padding="max_length", return_tensors="pt").input_ids
+    hidden = encoder(tokens).last_hidden_state[0]
+    end = tokens[0].tolist().index(words.eos_token_id)
+    assert torch.allclose(pooled[0], encoder.text_projection(hidden[end]), atol=1e-6)
+    pooled.sum().backward()
+    assert rows.grad is not None
+    assert rows.grad.abs().sum() > 0
+
+
+def test_xl_says_nothing_for_an_empty_prompt(tmp_path: Path) -> None:
+    backbone = bases.load(bases.resolve(str(tiny.stable_diffusion_xl(tmp_path / "xl"))), choose("cpu"), offline=True)
+    said = backbone.embed(["", "a dog"]).tensors
+    assert all(not value[0].any() and value[1].any() for value in said.values())

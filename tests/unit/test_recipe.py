@@ -52,6 +52,13 @@ def test_a_base_changes_only_what_its_section_says() -> None:
     assert mini.title == paper.title
 
 
+def test_a_base_says_how_its_images_are_made_where_a_recipe_does_not() -> None:
+    silent, own = "image/dreambooth_lora", "video/motiondirector"
+    assert recipe.load(silent, backbone="flux-dev").sample == recipe.Sample(steps=28, guidance=3.5)
+    assert recipe.load(silent, backbone="sd15").sample == recipe.Sample()
+    assert recipe.load(own, backbone="sdxl").sample == recipe.Sample(steps=30, guidance=12.0)
+
+
 def test_changes_win_over_the_base_and_reach_components_by_name() -> None:
     changes = recipe.changes_of(["train.steps=7", "components.lora.rank=3", "data.prompts=['my {}']", "train.steps=9"])
     loaded = recipe.load("dreambooth_lora", changes)

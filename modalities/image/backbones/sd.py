@@ -42,6 +42,8 @@ class StableDiffusion(Backbone):
         "convolutions": r"resnets\.\d+\.(conv1|conv2|conv_shortcut)$",
         "spatial": r"(attn[12]\.(to_q|to_k|to_v|to_out\.0)|ff\.net\.(0\.proj|2)|proj_(in|out))$",
     }
+    kohya_prefixes: ClassVar[dict[str, str]] = {"unet": "lora_unet", "text_encoder": "lora_te"}
+    """What kohya's tools put before the modules of each network."""
 
     @classmethod
     def open(cls, pipeline: Any, fingerprint: str, device: torch.device) -> StableDiffusion:
@@ -51,6 +53,11 @@ class StableDiffusion(Backbone):
         # DPM-Solver++ (Lu et al., 2022) reaches DDIM's quality at 50 steps in about 20.
         pipeline.scheduler = DPMSolverMultistepScheduler.from_config(pipeline.scheduler.config)
         return cls(pipeline, fingerprint, device, schedule)
+
+    @property
+    def side_step(self) -> int:
+        # Its pipeline wants multiples of 8, however small the autoencoder is.
+        return max(8, self.pixels_per_latent)
 
     def embed(self, prompts: Sequence[str]) -> Conditioning:
         return self.last_hidden_states(prompts)
@@ -82,19 +89,28 @@ class StableDiffusion(Backbone):
 
     def portable_names(self, module: str) -> dict[str, str]:
         module = self._canonical(module)
-        return {"kohya": _kohya(module), "comfyui": self._comfyui(module)}
+        return {"kohya": self._kohya(module), "comfyui": self._comfyui(module)}
 
     def _canonical(self, module: str) -> str:
         """Give text-encoder modules the `text_model.` that transformers 5 leaves out and all other tools expect."""
-        return re.sub(r"^text_encoder\.(?!text_model\.)", "text_encoder.text_model.", module)
+        return re.sub(r"^(text_encoder(?:_2)?)\.(?!text_model\.)", r"\1.text_model.", module)
+
+    def _kohya(self, module: str) -> str:
+        part, _, inner = module.partition(".")
+        return f"{self.kohya_prefixes[part]}_{inner.replace('.', '_')}"
 
     def _comfyui(self, module: str) -> str:
         part, _, inner = module.partition(".")
         if part == "unet":
             return f"diffusion_model.{self.ldm_name(inner)}"
-        # SD 2.x has the wider OpenCLIP-H, which ComfyUI calls clip_h.
-        clip = "clip_h" if self.text_encoders["text_encoder"].config.hidden_size == 1024 else "clip_l"
-        return f"text_encoders.{clip}.transformer.{inner}"
+        return f"text_encoders.{self.clips[part]}.transformer.{inner}"
+
+    @property
+    def clips(self) -> dict[str, str]:
+        """What ComfyUI calls the text encoders."""
+        # SD 2.x has the wider OpenCLIP-H.
+        wide = self.text_encoders["text_encoder"].config.hidden_size == 1024
+        return {"text_encoder": "clip_h" if wide else "clip_l"}
 
     def ldm_name(self, module: str) -> str:
         """Return the name that a UNet module has in the original code: "down_blocks.1.attentions.0.proj_in" ->
@@ -106,6 +122,8 @@ class StableDiffusion(Backbone):
             "conv_out": "out.2",
             "time_embedding.linear_1": "time_embed.0",
             "time_embedding.linear_2": "time_embed.2",
+            "add_embedding.linear_1": "label_emb.0.0",
+            "add_embedding.linear_2": "label_emb.0.2",
         }
         if module in fixed:
             return fixed[module]
@@ -141,20 +159,18 @@ class StableDiffusion(Backbone):
         names = [name for name, _ in self.denoiser.named_modules() if re.search(r"(^|\.)(conv_in|conv1|conv)$", name)]
         for block in {".".join(self.ldm_name(name).split(".")[:2]) for name in names}:
             original[f"model.diffusion_model.{block}.9.unused"] = torch.empty(0)
+        # It also takes these of SDXL for granted.
+        for name in ("0.weight", "0.bias", "2.weight", "2.bias"):
+            original.setdefault(f"model.diffusion_model.label_emb.0.{name}", torch.empty(0))
         unet: dict[str, Tensor] = convert_ldm_unet_checkpoint(original, dict(self.denoiser.config))  # pyright: ignore
         read = {f"unet.{key.removesuffix('.weight')}": delta for key, delta in unet.items() if delta.numel()}
-        flat = not hasattr(self.text_encoders["text_encoder"], "text_model")
-        for key, delta in deltas.items():
-            if key.startswith("text_encoders."):
-                inner = key.split(".transformer.", 1)[1]
-                read["text_encoder." + (inner.removeprefix("text_model.") if flat else inner)] = delta
+        for part, clip in self.clips.items():
+            flat = not hasattr(self.text_encoders[part], "text_model")
+            for key, delta in deltas.items():
+                if key.startswith(f"text_encoders.{clip}."):
+                    inner = key.split(".transformer.", 1)[1]
+                    read[f"{part}." + (inner.removeprefix("text_model.") if flat else inner)] = delta
         return read
-
-
-def _kohya(module: str) -> str:
-    part, _, inner = module.partition(".")
-    prefix = "lora_unet" if part == "unet" else "lora_te"
-    return f"{prefix}_{inner.replace('.', '_')}"
 
 
 def _split(module: str) -> tuple[str, str, int, str]:

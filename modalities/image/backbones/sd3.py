@@ -30,6 +30,11 @@ class StableDiffusion3(Backbone):
     def open(cls, pipeline: Any, fingerprint: str, device: torch.device) -> StableDiffusion3:
         return cls(pipeline, fingerprint, device, FlowSchedule(dict(pipeline.scheduler.config)))
 
+    @property
+    def side_step(self) -> int:
+        denoiser: Any = self.denoiser
+        return self.pixels_per_latent * int(denoiser.config.patch_size)
+
     def embed(self, prompts: Sequence[str]) -> Conditioning:
         hidden, _, pooled, _ = self._pipeline.encode_prompt(
             list(prompts), None, None, device=self.device, do_classifier_free_guidance=False

@@ -47,7 +47,6 @@ class Footage(Component):
         super().prepare(studio)
         backbone = self.backbone
         backbone.require_frames(self.count)
-        backbone.require_side(studio.resolution)
         if studio.training and self.clips.clips:
             self._tell()
             self._posterior = self._encoded("clip")
