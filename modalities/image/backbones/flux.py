@@ -15,6 +15,8 @@ from torch import Tensor
 from modalities.core.backbone import Backbone, Conditioning
 from modalities.core.schedule import FlowSchedule
 
+ATTENTION = r"attn\.(to_q|to_k|to_v|to_out\.0|add_q_proj|add_k_proj|add_v_proj|to_add_out)$"
+FEED_FORWARD = r"(ff(_context)?\.net\.(0\.proj|2)|single_transformer_blocks\.\d+\.proj_(mlp|out))$"
 # The guidance that FLUX.1 dev is told while it learns: none.
 LEARNING_GUIDANCE = 1.0
 
@@ -29,8 +31,9 @@ class Flux(Backbone):
     pipelines: ClassVar[tuple[str, ...]] = ("FluxPipeline",)
     denoiser_part: ClassVar[str] = "transformer"
     selectors: ClassVar[dict[str, str]] = {
-        "attention": r"attn\.(to_q|to_k|to_v|to_out\.0|add_q_proj|add_k_proj|add_v_proj|to_add_out)$",
-        "feed_forward": r"(ff(_context)?\.net\.(0\.proj|2)|single_transformer_blocks\.\d+\.proj_(mlp|out))$",
+        "attention": ATTENTION,
+        "feed_forward": FEED_FORWARD,
+        "spatial": f"{ATTENTION}|{FEED_FORWARD}",
     }
 
     @classmethod

@@ -15,6 +15,9 @@ from torch import Tensor
 from modalities.core.backbone import Backbone, Conditioning
 from modalities.core.schedule import FlowSchedule
 
+ATTENTION = r"attn2?\.(to_q|to_k|to_v|to_out\.0|add_q_proj|add_k_proj|add_v_proj|to_add_out)$"
+FEED_FORWARD = r"ff(_context)?\.net\.(0\.proj|2)$"
+
 
 class StableDiffusion3(Backbone):
     """Any diffusers folder or Hub id whose pipeline is `StableDiffusion3Pipeline`; T5 may be left out of it."""
@@ -22,8 +25,9 @@ class StableDiffusion3(Backbone):
     pipelines: ClassVar[tuple[str, ...]] = ("StableDiffusion3Pipeline",)
     denoiser_part: ClassVar[str] = "transformer"
     selectors: ClassVar[dict[str, str]] = {
-        "attention": r"attn2?\.(to_q|to_k|to_v|to_out\.0|add_q_proj|add_k_proj|add_v_proj|to_add_out)$",
-        "feed_forward": r"ff(_context)?\.net\.(0\.proj|2)$",
+        "attention": ATTENTION,
+        "feed_forward": FEED_FORWARD,
+        "spatial": f"{ATTENTION}|{FEED_FORWARD}",
     }
 
     @classmethod
