@@ -213,6 +213,9 @@ def main() -> None:
             f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}, "
             f"Python {platform.python_version()}. All rows of a table were measured in turn in one run.",
             "",
+            "Beside their subjects stand the tables of [all methods](personalization.md), [clips](video.md),",
+            "[shapes](3d.md), [protection](protect.md) and [scores](benchmarks-eval.md).",
+            "",
             "## What a training step costs",
             f"`mini`, LoRA of rank {RANK} on attention, 64x64, median of {ROUNDS} rounds of {STEPS} steps. The floor",
             "is forward, backward and AdamW of the same adapted UNet on ready tensors.",
