@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, TypeVar
+from itertools import takewhile
+from typing import TYPE_CHECKING, ClassVar, TypeVar
 
 from modalities.core.component import Component
 from modalities.core.errors import PcsError
@@ -32,6 +33,9 @@ class ScenePart(Component):
 
 class Scene(ScenePart):
     """Base of the components that can be seen from all sides: what a 3D recipe makes."""
+
+    is_solid: ClassVar[bool] = False
+    """Whether every point is inside or outside, and nothing half transparent."""
 
     @property
     def is_there(self) -> bool:
@@ -125,6 +129,11 @@ def scene_of(studio: Studio) -> Scene:
 
 
 def progress_at(studio: Studio, positions: Sequence[int]) -> float:
-    """Which share of the run lies before the item of the first of `positions`, 0 to 1."""
-    total = sum(phase.steps for phase in studio.recipe.stretches())
+    """Which share of the steps lies before the item of the first of `positions`, 0 to 1.
+
+    Steps that refine a solid come after these, at 1: it is cut out of what is finished.
+    """
+    solids = {part.name for part in studio.components if isinstance(part, Scene) and part.is_solid}
+    first = takewhile(lambda phase: not solids & set(phase.learn), studio.recipe.stretches())
+    total = sum(phase.steps for phase in first)
     return min(1.0, positions[0] / studio.recipe.train.batch / max(1, total))

@@ -14,7 +14,7 @@ from modalities.three_d.cameras import Views, turntable
 from modalities.three_d.components.nerf import Nerf
 from modalities.three_d.components.surface import Surface
 from modalities.three_d.mesh_renderer import draw_mesh, zero_surface
-from modalities.three_d.part import part_of, scene_of
+from modalities.three_d.part import part_of, progress_at, scene_of
 from modalities.three_d.shape import grid_points
 from modalities.three_d.trainer import SceneTrainer
 from tests import driver
@@ -115,6 +115,12 @@ def test_the_mesh_begins_as_the_surface_of_the_coarse_scene(base: Path, tmp_path
     trainer.advance()
     assert not torch.equal(surface.parameters()["values"].detach(), before)
     assert surface.mesh(24).is_closed
+
+
+def test_the_coarse_scene_is_finished_where_the_mesh_begins(base: Path, tmp_path: Path) -> None:
+    studio = studio_of(scene(base, **TWO_STAGES), tmp_path)
+    batch = studio.recipe.train.batch
+    assert [progress_at(studio, [step * batch]) for step in range(5)] == [0, 0.5, 1, 1, 1]
 
 
 @pytest.mark.parametrize("stop_at", [pytest.param(2, marks=pytest.mark.slow), 4])

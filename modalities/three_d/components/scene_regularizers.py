@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 from pydantic import Field
 
 from modalities.three_d.components.nerf import Nerf
-from modalities.three_d.part import ScenePart, part_of, progress_at
+from modalities.three_d.part import ScenePart, part_of, progress_at, scene_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -24,7 +24,10 @@ STEP = 0.02
 
 
 class SceneRegularizers(ScenePart):
-    """Weights of the penalties; each is a mean over pixels, rays or cells."""
+    """Weights of the penalties; each is a mean over pixels, rays or cells.
+
+    What is solid has no fog to be cleared and shows no backs: of it only the colours are made smooth.
+    """
 
     opacity: Weight = 0.0
     """Against covering more of the picture than needed: mean of sqrt(opacity^2 + 0.01)."""
@@ -38,13 +41,14 @@ class SceneRegularizers(ScenePart):
     def penalty(self, rendering: Rendering, positions: Sequence[int]) -> Tensor | None:
         field = part_of(self.studio, Nerf).field
         total = rendering.opacity.sum() * 0
-        if self.opacity:
+        is_fog = not scene_of(self.studio).is_solid
+        if self.opacity and is_fog:
             total = total + self.opacity * (rendering.opacity.square() + 0.01).sqrt().mean()
-        if self.entropy:
+        if self.entropy and is_fog:
             opacity = rendering.opacity.clamp(1e-3, 1 - 1e-3)
             entropy = -(opacity * opacity.log() + (1 - opacity) * (1 - opacity).log()).mean()
             total = total + self.entropy * progress_at(self.studio, positions) * entropy
-        if self.orientation:
+        if self.orientation and is_fog:
             total = total + self.orientation * self._facing_away(rendering)
         if self.smoothness:
             total = total + self.smoothness * field.roughness()

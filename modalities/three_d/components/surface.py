@@ -8,7 +8,7 @@ those of the coarse scene at the surface, which go on learning.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from pydantic import Field, PrivateAttr
 
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 class Surface(Scene):
     """Begins as the surface of `nerf` in the first phase in which it learns."""
+
+    is_solid: ClassVar[bool] = True
 
     cells: Annotated[int, Field(gt=3)] = 96
     """Cells a side of the grid."""
