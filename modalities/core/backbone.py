@@ -127,7 +127,8 @@ class Backbone(ABC):
     @property
     def side_step(self) -> int:
         """Sides of pictures and clips are multiples of this many pixels."""
-        return self.pixels_per_latent
+        # The pipelines of UNets want multiples of 8, however small the autoencoder is.
+        return max(8, self.pixels_per_latent)
 
     def require_side(self, side: int) -> None:
         """Check the side of pictures or clips before anything is made of it.
@@ -235,9 +236,9 @@ class Backbone(ABC):
         raw = (latents / vae.config.scaling_factor + shift).to(vae.dtype)
         return (vae.decode(raw).sample.float() / 2 + 0.5).clamp(0, 1)
 
-    def start(self, noise: Float[Tensor, "b c h w"]) -> Tensor:
-        """What the pipeline takes as `latents` to start from this noise."""
-        return noise
+    def packed(self, latents: Float[Tensor, "b c h w"]) -> Tensor:
+        """Latents as the denoiser and the pipeline's argument `latents` want them: as they are, unless it says more."""
+        return latents
 
     def pipeline(self) -> Any:
         """The diffusers pipeline over the same modules, so that what has been learned is in it."""

@@ -44,7 +44,7 @@ def pictures(
         guidance_scale=sample.guidance,
         height=side,
         width=side,
-        latents=backbone.start(torch.stack(noise).to(backbone.device, backbone.dtype)),
+        latents=backbone.packed(torch.stack(noise).to(backbone.device, backbone.dtype)),
         output_type="pt",
     )
     return made.images.float().cpu()

@@ -82,9 +82,8 @@ class VideoBackbone(Backbone):
 
     def latent_shape(self, frames: int, side: int) -> tuple[int, ...]:
         """Shape `(C, F', h, w)` of the latents of a clip of `frames` frames, `side` pixels square."""
-        channels = int(self.denoiser.config.in_channels)  # pyright: ignore
         size = side // self.pixels_per_latent
-        return channels, self.latent_frames(frames), size, size
+        return self.latent_channels, self.latent_frames(frames), size, size
 
     def encode_clips(self, pixels: Float[Tensor, "b f 3 height width"]) -> Posterior:
         """Encode clips in [0, 1] frame by frame; return the distribution of their latents, `(b, c, f, h, w)`."""

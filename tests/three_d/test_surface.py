@@ -12,6 +12,7 @@ from modalities.core.errors import Interrupted
 from modalities.three_d import session
 from modalities.three_d.cameras import Views, turntable
 from modalities.three_d.components.nerf import Nerf
+from modalities.three_d.components.scene_regularizers import SceneRegularizers
 from modalities.three_d.components.surface import Surface
 from modalities.three_d.mesh_renderer import draw_mesh, zero_surface
 from modalities.three_d.part import part_of, progress_at, scene_of
@@ -121,6 +122,17 @@ def test_the_coarse_scene_is_finished_where_the_mesh_begins(base: Path, tmp_path
     studio = studio_of(scene(base, **TWO_STAGES), tmp_path)
     batch = studio.recipe.train.batch
     assert [progress_at(studio, [step * batch]) for step in range(5)] == [0, 0.5, 1, 1, 1]
+
+
+def test_a_mesh_is_not_pushed_back_for_covering_the_picture(base: Path, tmp_path: Path) -> None:
+    studio = studio_of(scene(base, **TWO_STAGES), tmp_path)
+    regularizers, nerf = part_of(studio, SceneRegularizers), part_of(studio, Nerf)
+    seen = draw_mesh(ball(0.5), red, turntable(1), SIDE, torch.ones_like)
+    studio.set_learning(["nerf"])
+    smoothness = float((regularizers.smoothness * nerf.field.roughness()).detach())
+    assert float(regularizers.penalty(seen, [2])) > smoothness + 0.1
+    studio.set_learning(["surface"])
+    assert float(regularizers.penalty(seen, [4])) == pytest.approx(smoothness)
 
 
 @pytest.mark.parametrize("stop_at", [pytest.param(2, marks=pytest.mark.slow), 4])

@@ -149,13 +149,13 @@ def test_the_denoiser_is_asked_as_the_bases_own_pipeline_asks_it(family: Path) -
     prompts = ["a photo of a dog", "a red mug"]
     pipeline = backbone.pipeline()
     pipeline.set_progress_bar_config(disable=True)
-    pipeline(prompts, num_inference_steps=1, guidance_scale=1.0, height=32, width=32, latents=backbone.start(noise))
+    pipeline(prompts, num_inference_steps=1, guidance_scale=1.0, height=32, width=32, latents=backbone.packed(noise))
     handle.remove()
     ((asked, answer),) = heard
     t = asked.flatten()[:1].expand(2) * (backbone.schedule.length if type(backbone).__name__ == "Flux" else 1)
     with torch.no_grad():
         ours = backbone.predict(noise, t, backbone.conditioning(prompts))
-    assert torch.allclose(backbone.start(ours), answer, atol=1e-5)
+    assert torch.allclose(backbone.packed(ours), answer, atol=1e-5)
 
 
 def test_a_side_that_a_base_cannot_make_is_refused(family: Path, encoders: tuple[str, str], tmp_path: Path) -> None:

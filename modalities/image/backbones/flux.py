@@ -14,8 +14,8 @@ from torch import Tensor
 
 from modalities.core.backbone import Backbone, Conditioning
 from modalities.core.schedule import FlowSchedule
+from modalities.image.backbones.sd3 import ATTENTION
 
-ATTENTION = r"attn\.(to_q|to_k|to_v|to_out\.0|add_q_proj|add_k_proj|add_v_proj|to_add_out)$"
 FEED_FORWARD = r"(ff(_context)?\.net\.(0\.proj|2)|single_transformer_blocks\.\d+\.proj_(mlp|out))$"
 # The guidance that FLUX.1 dev is told while it learns: none.
 LEARNING_GUIDANCE = 1.0
@@ -66,7 +66,7 @@ class Flux(Backbone):
         guidance = torch.full((len(noisy),), LEARNING_GUIDANCE, device=noisy.device)
         with self.autocast():
             answer = denoiser(
-                hidden_states=self.start(noisy.to(self.dtype)),
+                hidden_states=self.packed(noisy.to(self.dtype)),
                 timestep=t / self.schedule.length,
                 guidance=guidance if denoiser.config.guidance_embeds else None,
                 txt_ids=noisy.new_zeros(conditioning.tensors["encoder_hidden_states"].shape[1], 3),
@@ -74,10 +74,11 @@ class Flux(Backbone):
                 **conditioning.tensors,
                 return_dict=False,
             )[0]
-        # (b, h/2 w/2, c 2 2) -> (b, c, h, w)
+        # Undo `packed`.
         patches = answer.unflatten(2, (-1, 2, 2)).unflatten(1, (height, width))
         return patches.permute(0, 3, 1, 4, 2, 5).flatten(4).flatten(2, 3)
 
-    def start(self, noise: Float[Tensor, "b c h w"]) -> Float[Tensor, "b n k"]:
-        patches = noise.unflatten(3, (-1, 2)).unflatten(2, (-1, 2))
+    def packed(self, latents: Float[Tensor, "b c h w"]) -> Float[Tensor, "b n k"]:
+        """Patches of 2x2 latents, row by row: n = h/2 w/2 of k = 4 c numbers."""
+        patches = latents.unflatten(3, (-1, 2)).unflatten(2, (-1, 2))
         return patches.permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2)

@@ -54,11 +54,6 @@ class StableDiffusion(Backbone):
         pipeline.scheduler = DPMSolverMultistepScheduler.from_config(pipeline.scheduler.config)
         return cls(pipeline, fingerprint, device, schedule)
 
-    @property
-    def side_step(self) -> int:
-        # Its pipeline wants multiples of 8, however small the autoencoder is.
-        return max(8, self.pixels_per_latent)
-
     def embed(self, prompts: Sequence[str]) -> Conditioning:
         return self.last_hidden_states(prompts)
 
@@ -103,10 +98,10 @@ class StableDiffusion(Backbone):
         part, _, inner = module.partition(".")
         if part == "unet":
             return f"diffusion_model.{self.ldm_name(inner)}"
-        return f"text_encoders.{self.clips[part]}.transformer.{inner}"
+        return f"text_encoders.{self.comfyui_encoders[part]}.transformer.{inner}"
 
     @property
-    def clips(self) -> dict[str, str]:
+    def comfyui_encoders(self) -> dict[str, str]:
         """What ComfyUI calls the text encoders."""
         # SD 2.x has the wider OpenCLIP-H.
         wide = self.text_encoders["text_encoder"].config.hidden_size == 1024
@@ -164,7 +159,7 @@ class StableDiffusion(Backbone):
             original.setdefault(f"model.diffusion_model.label_emb.0.{name}", torch.empty(0))
         unet: dict[str, Tensor] = convert_ldm_unet_checkpoint(original, dict(self.denoiser.config))  # pyright: ignore
         read = {f"unet.{key.removesuffix('.weight')}": delta for key, delta in unet.items() if delta.numel()}
-        for part, clip in self.clips.items():
+        for part, clip in self.comfyui_encoders.items():
             flat = not hasattr(self.text_encoders[part], "text_model")
             for key, delta in deltas.items():
                 if key.startswith(f"text_encoders.{clip}."):

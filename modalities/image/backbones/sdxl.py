@@ -60,7 +60,7 @@ class StableDiffusionXL(StableDiffusion):
     # -- other tools' names ----------------------------------------------------------------------------------
 
     @property
-    def clips(self) -> dict[str, str]:
+    def comfyui_encoders(self) -> dict[str, str]:
         return {"text_encoder": "clip_l", "text_encoder_2": "clip_g"}
 
     def _kohya(self, module: str) -> str:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 from pydantic import Field
 
 from modalities.core.component import Component
+from modalities.core.errors import PcsError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -37,6 +38,9 @@ class InitialNoise(Component):
             z: standard normal.
             offset: standard normal, `(C, 1, 1, 1)`.
             inverted: the inverted noise of a clip, or None if there is none.
+
+        Raises:
+            PcsError: the clip was inverted with other frames or at another size.
         """
         if self.correlated:
             z = correlate(z, self.correlated)
@@ -44,6 +48,11 @@ class InitialNoise(Component):
             z = share(z, self.shared)
         z = z + self.offset * offset
         if self.inverted and inverted is not None:
+            if inverted.shape != z.shape:
+                raise PcsError(
+                    "data.resolution, components.footage.frames: the run's clip was inverted with other ones; "
+                    "leave them, or add --noise-prior 0."
+                )
             z = self.inverted**0.5 * inverted + (1 - self.inverted) ** 0.5 * z
         return z
 

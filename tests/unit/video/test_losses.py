@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from modalities.core.errors import PcsError
 from modalities.video.components.appearance_debiased_loss import debiased
 from modalities.video.components.frame_centred_loss import centred
 from modalities.video.components.frame_residual_loss import residual_misalignment
@@ -45,3 +46,5 @@ def test_start_noise_keeps_its_variance_and_correlates_as_asked() -> None:
     assert float((shared * inverted).mean()) == pytest.approx(0.6, abs=0.03)
     assert float(shared.var()) == pytest.approx(1, abs=0.03)
     assert torch.equal(InitialNoise().mixed(z, torch.ones(4, 1, 1, 1), inverted), z)
+    with pytest.raises(PcsError, match="inverted with other ones; leave them, or add --noise-prior 0"):
+        InitialNoise(inverted=0.36).mixed(z[:, :, :60, :60], torch.zeros(4, 1, 1, 1), inverted)
