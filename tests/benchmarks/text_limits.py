@@ -2,7 +2,7 @@
 
 Of the six subjects of `make bench-methods` and its prompts: the score of true renders of the subject in the scene that
 the prompt asks for, of true renders of strangers of its class there, and of what the base draws for the class, four
-pictures a prompt. What is above the first is said to the text-image encoder by something else than the subject.
+pictures a prompt. A perfect answer has the first; more than that is not better.
 """
 
 from __future__ import annotations
