@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
+import textwrap
 import time
 from collections.abc import Generator, Iterable
 from contextlib import contextmanager
@@ -17,6 +19,8 @@ if TYPE_CHECKING:
     from modalities.core.concept import Concept
 
 PLAIN_SECONDS = 10.0
+# Characters that a folded column has at least.
+NARROWEST = 20
 
 
 class Console:
@@ -56,14 +60,22 @@ class Console:
         sys.stdout.flush()
 
     def result_table(self, head: list[str], rows: list[list[str]], value: dict[str, Any]) -> None:
-        """Give a table as the command's result: aligned columns, no borders, so that it can be grepped."""
+        """Give a table as the command's result: aligned columns, no borders, so that it can be grepped.
+
+        On a terminal the last column is folded to its width; elsewhere a row stays one line.
+        """
         if self.json:
             self.result(value)
             return
-        widths = [max(len(row[column]) for row in [head, *rows]) for column in range(len(head))]
+        widths = [max(len(row[column]) for row in [head, *rows]) for column in range(len(head) - 1)]
+        place = sum(widths) + 2 * len(widths)
+        room = max(NARROWEST, shutil.get_terminal_size().columns - place) if sys.stdout.isatty() else None
         for row in [head, *rows]:
-            cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=True)]
-            self.result_text("  ".join(cells).rstrip())
+            cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=False)]
+            folded = textwrap.wrap(row[-1], room, break_on_hyphens=False) if room else [row[-1]]
+            self.result_text("  ".join([*cells, *folded[:1]]).rstrip())
+            for rest in folded[1:]:
+                self.result_text(" " * place + rest)
 
     # -- messages --------------------------------------------------------------------------------------------
 

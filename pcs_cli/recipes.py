@@ -31,9 +31,9 @@ def list_(
         console.result_text(_page(loaded).rstrip())
         return
     console.result_table(
-        ["recipe", "year", "title", "paper"],
+        ["recipe", "year", "arXiv", "title"],
         [
-            [name, str(one.year or ""), one.title, (one.paper or "").removeprefix("https://")]
+            [name, str(one.year or ""), (one.paper or "").removeprefix("https://arxiv.org/abs/"), one.title]
             for name, one in loaded.items()
         ],
         {name: {"title": one.title, "year": one.year, "paper": one.paper} for name, one in loaded.items()},
@@ -52,7 +52,7 @@ def _for_any_run() -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
     for name in plugins.names("components", "image"):
         face = plugins.load("components", name, Component, "image")
-        if "sampling" in vars(face) and not {"parameters", "batch", "loss"} & vars(face).keys():
+        if face.draws:
             module = inspect.getmodule(face)
             found[name] = [line for line in (inspect.getdoc(module) or "").splitlines() if line]
     return found

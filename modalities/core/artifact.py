@@ -106,7 +106,7 @@ class Artifact:
             text = self.recipe_file.read_text(encoding="utf-8")
         except OSError as error:
             raise PcsError(f"{self.recipe_file}: cannot be read ({error.strerror}).") from error
-        return recipes.parse(text, str(self.recipe_file), changes)
+        return recipes.parse_to_draw(text, str(self.recipe_file), changes)
 
     def concept(self) -> Concept:
         """The subjects' words; the photos stay with their owner."""

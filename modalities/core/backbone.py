@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from jaxtyping import Float, Num
@@ -15,6 +15,9 @@ from torch import Tensor, nn
 
 from modalities.core.errors import PcsError, did_you_mean
 from modalities.core.schedule import Schedule
+
+if TYPE_CHECKING:
+    from modalities.core.recipe import Sample
 
 
 @dataclass(frozen=True)
@@ -64,6 +67,8 @@ class Backbone(ABC):
     """Name of the denoiser in the folder: "unet" or "transformer"."""
     load_options: ClassVar[dict[str, Any]] = {}
     """Keyword arguments for `from_pretrained`."""
+    takes_negative_prompts: ClassVar[bool] = True
+    """Whether its pictures can be led away from a prompt."""
     selectors: ClassVar[dict[str, str]]
     """Regular expressions over module names of the denoiser, by the name that recipes use."""
 
@@ -140,6 +145,15 @@ class Backbone(ABC):
         if side % step:
             near = max(step, round(side / step) * step)
             raise PcsError(f"data.resolution={side}: this base takes multiples of {step} pixels; use {near}.")
+
+    def require_sample(self, sample: Sample) -> None:
+        """Check how pictures are to be drawn before any is.
+
+        Raises:
+            PcsError: the base cannot be asked so.
+        """
+        if sample.negative_prompt and not self.takes_negative_prompts:
+            raise PcsError("sample.negative_prompt: this base takes none; leave it out.")
 
     @property
     def latent_channels(self) -> int:

@@ -38,6 +38,9 @@ class Component(BaseModel):
     exclusive: ClassVar[str | None] = None
     """What only one component of a recipe can do, in words; those of the same words contradict one another."""
 
+    draws: ClassVar[bool] = False
+    """Whether it learns nothing and changes how pictures or clips are drawn, so that any finished run can take it."""
+
     _studio: Studio = PrivateAttr()
 
     @property

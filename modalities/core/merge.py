@@ -74,7 +74,7 @@ class Merged:
         self, machine: Machine, progress: Progress | None = None, changes: dict[str, Any] | None = None
     ) -> Studio:
         """The base with everything in place, ready to generate; `changes` of the recipe are for this time only."""
-        recipe = recipes.parse(self.recipe.dump(), "the merged recipe", changes)
+        recipe = recipes.parse_to_draw(self.recipe.dump(), "the merged recipe", changes)
         studio = _bare(recipe, _concept(self.subjects), machine, progress)
         studio.load(self.weights)
         return studio

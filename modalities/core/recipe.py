@@ -205,6 +205,23 @@ def parse(text: str, source: str, changes: dict[str, Any] | None = None) -> Reci
     return _checked(raw, mistakes, source)
 
 
+def parse_to_draw(text: str, source: str, changes: dict[str, Any] | None = None) -> Recipe:
+    """Read a finished run's recipe as `parse` does, with `changes` for one drawing.
+
+    Raises:
+        PcsError: also if a change is of training alone, so that it would do nothing.
+    """
+    recipe = parse(text, source, changes)
+    if not changes:
+        return recipe
+    had = parse(text, source)
+    idle = [key for key in ("phases", "train", "validation") if key in changes]
+    idle += [f"components.{part.name}" for part in recipe.components if not (part.draws or had.component(part.name))]
+    if idle:
+        raise PcsError(f"{source}: {idle[0]} is of training alone; it changes nothing about what a finished run draws.")
+    return recipe
+
+
 def schema_of(modality: str) -> type[Recipe]:
     """The class that recipes of a modality are checked against: its own, where its package has a `recipe.py`."""
     if modality not in get_args(Recipe.model_fields["modality"].annotation):

@@ -53,6 +53,7 @@ class Studio:
         self.keeps_base = False
         self._base_text: dict[tuple[str, ...], Conditioning] = {}
         backbone.require_side(self.resolution)
+        backbone.require_sample(recipe.sample)
         self.components: list[Component] = [part.model_copy(deep=True) for part in recipe.components]
         for part in self.components:
             with seeded(recipe.train.seed, "prepare", part.name):

@@ -487,6 +487,12 @@ def test_a_prompt_without_the_slot(pcs: Pcs, photos: Path, base: Path) -> None:
     _one_line(pcs("generate", "run", "a dog in the snow"), "a dog in the snow", "{}", "slot")
 
 
+def test_a_change_that_a_finished_run_cannot_take(pcs: Pcs, photos: Path, base: Path) -> None:
+    assert _train(pcs, photos, base).code == 0
+    for change, said in (("components.cut_mix={}", "components.cut_mix"), ("train.steps=9", "train")):
+        _one_line(pcs("generate", "run", "a {}", "--set", change), f"{said} is of training alone")
+
+
 def test_generating_from_what_is_no_run(pcs: Pcs, photos: Path) -> None:
     _one_line(pcs("generate", "nowhere", "a {}"), "nowhere", "no such run")
     _one_line(pcs("generate", photos, "a {}"), "run.json")

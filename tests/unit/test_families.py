@@ -164,6 +164,13 @@ def test_a_side_that_a_base_cannot_make_is_refused(family: Path, encoders: tuple
         driver.train(tmp_path / "run", family, tiny.photos(tmp_path / "photos"), encoders, **changes)
 
 
+def test_a_negative_prompt_is_refused_where_it_would_do_nothing(encoders: tuple[str, str], tmp_path: Path) -> None:
+    changes = SETTINGS | {"sample": {"steps": 2, "negative_prompt": "blurry"}}
+    with pytest.raises(PcsError, match=r"sample\.negative_prompt: this base takes none"):
+        photos = tiny.photos(tmp_path / "photos")
+        driver.train(tmp_path / "run", tiny.flux(tmp_path / "flux"), photos, encoders, **changes)
+
+
 def test_xl_pools_where_the_text_ends_also_with_a_new_word(tmp_path: Path) -> None:
     backbone = bases.load(bases.resolve(str(tiny.stable_diffusion_xl(tmp_path / "xl"))), choose("cpu"), offline=True)
     encoder, words = backbone.text_encoders["text_encoder_2"], backbone.tokenizers["text_encoder_2"]

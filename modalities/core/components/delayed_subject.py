@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Generator
 from contextlib import ExitStack, contextmanager
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from pydantic import Field
 
@@ -23,6 +23,8 @@ class DelayedSubject(Component):
     The text then leads more and the subject less. Learns nothing, so any run can take it:
     `pcs generate RUN … --set components.delayed_subject.share=0.3`.
     """
+
+    draws: ClassVar[bool] = True
 
     share: Annotated[float, Field(ge=0, le=1)] = 0.2
     """Of the times, from noise on."""

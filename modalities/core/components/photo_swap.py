@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Generator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from pydantic import Field, PrivateAttr
 
@@ -28,6 +28,8 @@ class PhotoSwap(Component):
     The prompt describes the photo with the subject in it; with the class word in its place it is the photo's own.
     Learns nothing, so any run can take it: `pcs generate RUN "a photo of a {}" --set components.photo_swap.photo=…`.
     """
+
+    draws: ClassVar[bool] = True
 
     photo: Path
     """The photo whose thing is swapped."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Generator
 from contextlib import ExitStack, contextmanager
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from pydantic import Field, PrivateAttr, field_validator
 
@@ -28,6 +28,8 @@ class Regions(Component):
     Learns nothing, so any run of several subjects can take it: `pcs generate RUN "a {1} beside a {2} in the snow"
     --set components.regions={}` puts them side by side.
     """
+
+    draws: ClassVar[bool] = True
 
     boxes: list[Box] | None = None
     """Of each subject left, top, right and bottom in shares of the side; None puts them side by side."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Generator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from pydantic import Field
 
@@ -26,6 +26,8 @@ class StyleAligned(Component):
     Its queries and keys first take the reference's mean and spread. Learns nothing, so any run can take it:
     `pcs generate RUN … --set components.style_aligned.reference=painting.png`.
     """
+
+    draws: ClassVar[bool] = True
 
     reference: Path
     """The picture whose style is taken."""

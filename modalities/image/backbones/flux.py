@@ -30,6 +30,7 @@ class Flux(Backbone):
 
     pipelines: ClassVar[tuple[str, ...]] = ("FluxPipeline",)
     denoiser_part: ClassVar[str] = "transformer"
+    takes_negative_prompts: ClassVar[bool] = False
     selectors: ClassVar[dict[str, str]] = {
         "attention": ATTENTION,
         "feed_forward": FEED_FORWARD,

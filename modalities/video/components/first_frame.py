@@ -22,6 +22,7 @@ class FirstFrame(Component):
     """The motion of the rest is learned from it, and clips are made from a picture of what is asked for."""
 
     source: ClassVar[Source] = "clips"
+    draws: ClassVar[bool] = True
 
     image: Path | None = None
     """The picture that clips begin with; None lets the base draw one of the prompt, with what it learned."""

@@ -8,7 +8,7 @@ https://arxiv.org/abs/2310.10769).
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from pydantic import Field
 
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 class InitialNoise(Component):
     """Every policy keeps unit variance, except the offset; they may be combined."""
+
+    draws: ClassVar[bool] = True
 
     inverted: Annotated[float, Field(ge=0, le=1)] = 0.0
     """Share p of the inverted noise of a learned clip: `sqrt(p) z_inv + sqrt(1 - p) z`."""
