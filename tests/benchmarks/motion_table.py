@@ -33,8 +33,13 @@ def place(folder: Path, motion: str, arm: str, index: int) -> Path:
     return folder / motion.replace(" ", "-") / arm.replace(" ", "-") / f"{index}.npz"
 
 
-def table(folder: Path, motions: tuple[str, ...], arms: tuple[str, ...], subjects: int) -> str:
-    """The mean of every score by arm with its 95 % interval, motions resampled whole; and a sheet of frames."""
+def tables(
+    folder: Path, motions: tuple[str, ...], arms: tuple[str, ...], pairs: tuple[tuple[str, str], ...], subjects: int
+) -> str:
+    """The mean of every score by arm, and of its differences between pairs of arms; writes sheets of frames.
+
+    Each mean has its 95 % interval, motions resampled whole.
+    """
     rows: dict[str, list[dict[str, float]]] = {arm: [] for arm in arms}
     groups: list[str] = []
     for motion in motions:
@@ -55,7 +60,12 @@ def table(folder: Path, motions: tuple[str, ...], arms: tuple[str, ...], subject
                 base = scores if arm.startswith("base") else base
                 scores["appearance_leak"] = appearance_leak(scores, base)
         contact_sheet(sheet).save(folder / f"{motion.replace(' ', '-')}.png")
-    return _written(rows, groups)
+    apart: dict[str, list[dict[str, float]]] = {}
+    for one, other in pairs:
+        both = zip(rows[one], rows[other], strict=True)
+        apart[f"{one} less {other}"] = [{name: here[name] - there[name] for name in HEADS} for here, there in both]
+    head = f"{len(groups)} clips an arm, of {len(set(groups))} motions: {', '.join(dict.fromkeys(groups))}"
+    return "\n\n".join([head, _written(rows, groups), _written(apart, groups)])
 
 
 def _judge(source: Path, folder: Path) -> Judge:
@@ -73,8 +83,7 @@ def _drawn(path: Path) -> tuple[Tensor, str]:
 
 
 def _written(rows: dict[str, list[dict[str, float]]], groups: list[str]) -> str:
-    lines = [f"{len(groups)} clips an arm, of {len(set(groups))} motions: {', '.join(dict.fromkeys(groups))}", ""]
-    lines += [f"| | {' | '.join(HEADS.values())} |", "|---|" + "---|" * len(HEADS)]
+    lines = [f"| | {' | '.join(HEADS.values())} |", "|---|" + "---|" * len(HEADS)]
     for arm, scores in rows.items():
         cells: list[str] = []
         for name in HEADS:
