@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from pcs_cli.console import console
-from pcs_cli.options import Base, Json, Offline, Quiet
+from pcs_cli.options import Base, Json, Offline, Quiet, recipe_for
 
 if TYPE_CHECKING:
     from modalities.core.bench import Row
@@ -129,6 +129,8 @@ def run(
 
     bench, asked = Bench.open(folder, images), named([one.strip() for one in metrics.split(",") if one.strip()])
     jobs = bench.jobs(recipe, parse_shard(shard))
+    for name in recipe:
+        recipe_for("image", name, [], base)
     with console.progress() as progress:
         for number, job in enumerate(jobs, 1):
             if not job.scores.is_file():

@@ -77,12 +77,17 @@ def evaluate(
     folder = out or (subjects[0] / "evaluation")
     require_writable(folder, megabytes=20)
     reports: list[Report] = []
+    places: list[Path] = []
     with console.progress() as progress:
         for subject in subjects:
             evidence = _evidence(subject, against, prompts, count, seed, machine, progress)
             reports += [evaluate(one, asked) for one in evidence]
+            places += [subject] * len(evidence)
     if len({report.title for report in reports}) < len(reports):
-        reports = [replace(report, title=str(subject)) for report, subject in zip(reports, subjects, strict=True)]
+        reports = [
+            replace(report, title=str(place if places.count(place) == 1 else place.parent / report.title))
+            for report, place in zip(reports, places, strict=True)
+        ]
     page = folder / "evaluation.html"
     write_page(reports, page)
     write_json(folder / "evaluation.json", {report.title: report.line() for report in reports})
@@ -115,8 +120,10 @@ def _evidence(
             progress.warn(remark)
         return [Evidence(gallery, machine, photos, progress=progress)]
     run = Artifact.open(subject)
-    if run.recipe().modality == "video":
-        raise PcsError(f"{subject}: is a run of clips; use `pcs video eval`.")
+    kind = run.recipe().modality
+    if kind != "image":
+        what, verb = {"video": ("clips", "pcs video eval"), "three_d": ("a scene", "pcs 3d eval")}[kind]
+        raise PcsError(f"{subject}: is a run of {what}; use `{verb}`.")
     templates = read_templates(prompts) if prompts else tuple(run.recipe().validation.prompts)
     history = [line for line in run.metrics() if "balance" in line]
     own = run.photos()

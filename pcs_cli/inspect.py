@@ -41,16 +41,17 @@ def _run(path: Path) -> dict[str, Any]:
         "state": about["state"],
         "recipe": recipe.title,
         "base": recipe.backbone,
-        "subject": about["phrase"],
-        "photos": len(about["photos"]),
+        "subject": ", ".join(one["phrase"] for one in run.subjects()),
+        "photos": sum(len(one["photos"]) for one in run.subjects()),
         "components": ", ".join(part.name for part in recipe.components),
     }
     if about["state"] == "finished":
-        facts |= {"steps": about["steps"], "kept_step": about["kept_step"], "seconds": about["seconds"]}
-        kept = about["kept"]
+        # Merged runs took no steps, and scenes keep their last.
+        facts |= {name: about[name] for name in ("steps", "kept_step", "seconds") if name in about}
+        kept = about.get("kept") or {}
         scores = [name for name in ("subject", "text", "drift") if name in kept]
         facts |= {f"{name}_score": round(kept[name], 4) for name in scores}
-        facts["portable"] = ", ".join(about["portable"])
+        facts |= {"portable": ", ".join(about["portable"])} if "portable" in about else {}
     return facts
 
 

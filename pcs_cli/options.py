@@ -41,10 +41,15 @@ def recipe_for(modality: str, name: str, changes: list[str], base: str | None = 
     Raises:
         PcsError: it is for another command, or is wrong.
     """
+    from modalities.core import bases
     from modalities.core import recipe as recipes
     from modalities.core.errors import PcsError
 
     chosen = recipes.load(name, recipes.changes_of(changes), backbone=base)
+    folder = Path(chosen.backbone)
+    if chosen.backbone not in bases.entries() and folder.is_dir():
+        # The run must find it from anywhere.
+        chosen = chosen.model_copy(update={"backbone": str(folder.resolve())})
     if chosen.modality != modality:
         raise PcsError(
             f'recipe "{name}" is for {chosen.modality}; take one of `pcs recipes list` for {modality}, '

@@ -122,6 +122,8 @@ def dreamfusion(
     prior = Artifact.open(run) if run else None
     if prior and base:
         raise PcsError("--base: the run brings its own base; leave the option away.")
+    if prior and (prior.recipe().modality != "image" or prior.about()["state"] != "finished"):
+        raise PcsError(f"--run {run}: is not a finished run of `pcs train image`.")
     chosen = recipe_for("three_d", recipe, changes, prior.recipe().backbone if prior else base)
     bases.resolve(chosen.backbone)
     concept = prior.concept() if prior else Concept(checked_noun(noun or ""), checked_noun(noun or ""))
@@ -164,8 +166,10 @@ def render(
     Example: pcs 3d render runs/rex-3d -n 60 --size 256
     """
     console.setup(json=json, quiet=quiet)
+    from modalities.core.files import require_writable
     from modalities.three_d.outputs import write_turntable
 
+    require_writable(out or run, megabytes=5)
     gif, film = write_turntable(_opened(run), out or run, frames=frames, side=size)
     console.result({"turntable": str(gif), "film": str(film)}, [str(gif), str(film)])
 
@@ -197,9 +201,11 @@ def export(
     """
     console.setup(json=json, quiet=quiet)
     from modalities.core.errors import PcsError
+    from modalities.core.files import require_writable
     from modalities.three_d.outputs import solid_of, write_solid
 
     folder = out or run
+    require_writable(folder, megabytes=5)
     if form == "nerfstudio":
         return _to_nerfstudio(run, folder)
     if form not in (None, "glb", "obj", "ply"):

@@ -22,7 +22,7 @@ from modalities.core.errors import PcsError
 from modalities.core.evaluate import evaluate
 from modalities.core.evidence import Evidence
 from modalities.core.exam import Exam
-from modalities.core.files import lock, write_json
+from modalities.core.files import fingerprint, lock, write_json
 from modalities.core.machine import Machine
 from modalities.core.metric import Scores
 from modalities.core.personalize import personalize
@@ -99,7 +99,7 @@ def audit(question: Question, out: Path, machine: Machine, *, progress: Progress
     ]
     references = tuple(media.read_photo(question.clean / pair.name) for pair in pairs)
     with lock(out):
-        _require_same(question, out)
+        _require_same(question, pairs, out)
         results: list[dict[str, Any]] = []
         losses: dict[str, Any] = {}
         for attack, base, purify in settings:
@@ -126,13 +126,15 @@ def _require_sense(question: Question, photos: int) -> None:
             bases.resolve(_attack(attack, base).backbone)
 
 
-def _require_same(question: Question, out: Path) -> None:
-    """A folder of another audit is not gone on with.
+def _require_same(question: Question, pairs: list[Pair], out: Path) -> None:
+    """A folder of another audit, or of other files of the same names, is not gone on with.
 
     Raises:
         PcsError: `out` is of other work.
     """
     asked = json.loads(json.dumps(question.__dict__, default=str))
+    folders = (question.clean, question.protected)
+    asked["files"] = {pair.name: [fingerprint(folder / pair.name) for folder in folders] for pair in pairs}
     listing = out / "question.json"
     if listing.is_file():
         if json.loads(listing.read_text(encoding="utf-8")) != asked:

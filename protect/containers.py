@@ -20,7 +20,10 @@ from protect import deep_tiff
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 # What PNG says beside its pixels; the rest describes a palette or another depth.
 KEPT_CHUNKS = {b"iCCP", b"gAMA", b"cHRM", b"sRGB", b"cICP", b"mDCv", b"cLLi", b"pHYs", b"eXIf", b"tIME"}
-KEPT_CHUNKS |= {b"tEXt", b"zTXt", b"iTXt"}
+TEXTS = {b"tEXt", b"zTXt", b"iTXt"}
+KEPT_CHUNKS |= TEXTS
+# As ImageMagick writes them.
+RAW_PROFILES = {b"Raw profile type exif", b"Raw profile type APP1", b"Raw profile type xmp"}
 CHANNELS = {0: 1, 2: 3, 4: 2, 6: 4}
 GPS = 0x8825
 LOSSLESS_TIFF = {"raw", "packbits", "tiff_lzw", "tiff_deflate", "tiff_adobe_deflate"}
@@ -42,6 +45,23 @@ def tells_place(text: bytes) -> bool:
     return b"GPSL" in text or b"exif:GPS" in text
 
 
+def _text_tells_place(name: bytes, body: bytes) -> bool:
+    """The same of a text chunk of a PNG, which may be compressed, or hold EXIF in hexadecimal digits."""
+    keyword, _, rest = body.partition(b"\0")
+    if keyword in RAW_PROFILES:
+        return True
+    if name == b"iTXt" and rest[:1] == b"\1":
+        rest = rest[2:].split(b"\0", 2)[-1]
+    elif name == b"zTXt":
+        rest = rest[1:]
+    else:
+        return tells_place(body)
+    try:
+        return tells_place(zlib.decompress(rest))
+    except zlib.error:
+        return True
+
+
 def png(source: Path, values: NDArray[Any], alpha: NDArray[Any] | None, *, place: bool = True) -> bytes:
     """A PNG of stored colour values `(H, W, 1 or 3)` and alpha, 8 or 16 bits, with what the source says beside."""
     array = values if alpha is None else np.concatenate([values, alpha[:, :, None]], 2)
@@ -53,7 +73,9 @@ def png(source: Path, values: NDArray[Any], alpha: NDArray[Any] | None, *, place
     parts = [(name, body) for name, body in _chunks(source.read_bytes()) if name in KEPT_CHUNKS]
     if not place:
         parts = [
-            (name, without_place(body) if name == b"eXIf" else body) for name, body in parts if not tells_place(body)
+            (name, without_place(body) if name == b"eXIf" else body)
+            for name, body in parts
+            if not (name in TEXTS and _text_tells_place(name, body))
         ]
     kept = b"".join(_chunk(name, body) for name, body in parts)
     header = len(PNG_SIGNATURE) + 25

@@ -40,7 +40,10 @@ def read(image: Image.Image, path: Path) -> NDArray[np.uint16]:
         raise Unusable("has more than 8 bits a channel, but no unsigned 16; convert it to 16 bits first")
     if _numbers(image, COLOUR, 1)[0] not in (1, 2) or count not in (1, 3, 4) or _numbers(image, PLANES, 1)[0] != 1:
         raise Unusable("has 16 bits in colours other than grey or RGB, pixel by pixel; convert it to RGB first")
-    with Image.open(io.BytesIO(_as_grey(path.read_bytes(), count))) as grey:
+    content = path.read_bytes()
+    if content[:4] not in (b"II*\0", b"MM\0*"):
+        raise Unusable("is a BigTIFF with 16 bits; save it as an ordinary TIFF first")
+    with Image.open(io.BytesIO(_as_grey(content, count))) as grey:
         rows = np.array(grey, np.uint16)
     # Pillow tells the size of the picture when it stands upright.
     width = _numbers(image, WIDTH, 0)[0]

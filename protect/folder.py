@@ -188,5 +188,5 @@ def write_record(folder: Path, record: dict[str, Any]) -> None:
 def already_protected(photos: Path, entries: tuple[Entry, ...]) -> list[str]:
     """Names of photos that a `protect.json` beside them says are protected files."""
     record = read_record(photos)
-    made = {one["digest"] for one in record["files"].values()} if record else set[str]()
+    made = {one["digest"] for one in record["files"].values() if one["protected"]} if record else set[str]()
     return [entry.name for entry in entries if entry.digest in made]

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-from modalities.core.media import EXIF_ORIENTATION, LARGEST_PIXELS, Unusable, allow_heic
+from modalities.core.media import EXIF_ORIENTATION, LARGEST_PIXELS, UNREADABLE, Unusable, allow_heic
 from protect import containers, deep_tiff
 
 SMALLEST_SIDE = 64
@@ -117,7 +117,7 @@ def read(path: Path) -> Picture:
         raise Unusable(_unread(path)) from error
     except OSError as error:
         raise Unusable(f"cannot be read ({error.strerror})" if error.strerror else f"is damaged ({error})") from error
-    except (SyntaxError, ValueError, EOFError) as error:
+    except UNREADABLE as error:
         raise Unusable(f"is damaged ({error})") from error
     finally:
         Image.MAX_IMAGE_PIXELS = previous

@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from modalities.core.errors import RunFailed
 from modalities.core.files import fingerprint, replacing
 from modalities.core.media import Unusable
 from protect import picture as pictures
@@ -58,31 +57,34 @@ def save(
         output: quality of a JPEG file, raised where the budget asks for it, and what becomes of metadata.
 
     Raises:
-        RunFailed: the file, read again, is over the budget or not the photo any more; nothing is left of it.
-        Unusable: as JPEG it cannot be kept inside so small a budget.
+        Unusable: as JPEG it cannot be kept inside so small a budget, or the file, read again, is over the budget or not
+            the photo any more; nothing is left of it.
     """
     used = None
-    if kind == "JPEG":
-        content, used = _as_jpeg(photo, delta, reach, output)
-    else:
-        content = pictures.encoded(photo, photo.changed(delta), kind, place=not output.strip_gps)
+    try:
+        if kind == "JPEG":
+            content, used = _as_jpeg(photo, delta, reach, output)
+        else:
+            content = pictures.encoded(photo, photo.changed(delta), kind, place=not output.strip_gps)
+    except ValueError as error:
+        raise Unusable(f"cannot be written as {kind} ({error})") from error
     with replacing(path) as temporary:
         temporary.write_bytes(content)
-        changes = _verified(photo, pictures.read(temporary), reach, path)
+        changes = _verified(photo, pictures.read(temporary), reach)
     spread = float((changes**2).mean())
     psnr = 10 * math.log10(255**2 / spread) if spread else math.inf
     return Saved(path, fingerprint(path), float(changes.max()), float(changes.mean()), psnr, used)
 
 
-def _verified(photo: Picture, again: Picture, reach: NDArray[np.float32], path: Path) -> NDArray[np.float64]:
+def _verified(photo: Picture, again: Picture, reach: NDArray[np.float32]) -> NDArray[np.float64]:
     """The changes in levels `(H, W, C)` of a file that was read again."""
     if again.size != photo.size or again.orientation != photo.orientation:
-        raise RunFailed(f"{path}: came out in another size or orientation than the photo; it was not written.")
+        raise Unusable("comes out in another size or orientation; choose another output.format")
     if photo.alpha is not None and (again.alpha is None or not np.array_equal(again.alpha, photo.alpha)):
-        raise RunFailed(f"{path}: came out with another alpha channel than the photo; it was not written.")
+        raise Unusable("comes out with another alpha channel; choose another output.format")
     changes = photo.distance(again)
     if (changes > reach[:, :, None] + EXACT).any():
-        raise RunFailed(f"{path}: came out {changes.max():.2f} levels from the photo; it was not written.")
+        raise Unusable(f"comes out {changes.max():.2f} levels from the photo, which is more than was asked for")
     return changes
 
 

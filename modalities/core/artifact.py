@@ -13,7 +13,7 @@ from modalities.core import media
 from modalities.core import recipe as recipes
 from modalities.core.concept import Concept
 from modalities.core.errors import PcsError
-from modalities.core.files import read_record, replacing, write_json, write_text
+from modalities.core.files import LOCK, read_record, replacing, write_json, write_text
 from modalities.core.media import Photo
 from modalities.core.recipe import Recipe
 
@@ -158,6 +158,22 @@ class Artifact:
         return studio
 
     # -- writing ---------------------------------------------------------------------------------------------
+
+    def require_free(self, concept: Concept) -> None:
+        """Check that a run that begins in the folder overwrites nothing of somebody else's.
+
+        Raises:
+            PcsError: the photos lie in it, or files of a run's names.
+        """
+        if any(photo.path.resolve().parent == self.folder.resolve() for photo in concept.all_photos):
+            raise PcsError(f"{self.folder}: is the folder of the photos, which stays as it is; choose another --out.")
+        own = (self.recipe_file, self.weights_file, self.checkpoint_file, self.metrics_file)
+        # A run that was stopped before its first step has left its lock.
+        if self.exists() or (self.folder / LOCK).is_file():
+            return
+        for path in (*own, self.folder / "report.html", self.folder / "contact-sheet.png"):
+            if path.exists():
+                raise PcsError(f"{path}: is there already and is of no run; choose another --out.")
 
     def begin(self, recipe: Recipe, concept: Concept, base_fingerprint: str) -> None:
         """Write what the run is made of, before its first step; leftovers of a run that never began go."""

@@ -6,7 +6,7 @@ import hashlib
 import json
 import re
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -138,6 +138,12 @@ LAYOUTS: dict[str, Callable[[Path], Dataset]] = {
 def _checked(name: str, root: Path, subjects: list[Subject], remarks: list[str]) -> Dataset:
     if not subjects:
         raise PcsError(f"{root}: holds no subject of {name}; {'; '.join(remarks) or 'give the folder it unpacks to'}.")
+    names = [one.name for one in subjects]
+    # Folders of one name in different groups are different subjects.
+    subjects = [
+        replace(one, name=f"{Path(one.photos).parent.name}-{one.name}") if names.count(one.name) > 1 else one
+        for one in subjects
+    ]
     return Dataset(name, tuple(sorted(subjects, key=lambda one: one.name)), tuple(remarks))
 
 

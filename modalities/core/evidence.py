@@ -65,16 +65,14 @@ class Gallery:
             paths = [path for path in found if not path.name.startswith((".", "sheet-", "contact-sheet"))]
         else:
             paths = [folder / name for name in listed]
+        prompt_of = dict(zip(paths, listed.values(), strict=True)) if listed else {}
         missing = [path for path in paths if not path.is_file()]
         paths = [path for path in paths if path.is_file()]
         if not paths:
             raise PcsError(f"{folder}: holds no pictures to judge" + (f" of those in {prompts}." if prompts else "."))
         gaps = f"{prompts}: {len(missing)} of its pictures are missing, the first is"
         remarks = [f"{gaps} {path}" for path in missing[:1]]
-        if listed is not None:
-            said = [listed[path.relative_to(folder).as_posix()] for path in paths]
-        else:
-            said = [_own_prompt(path) for path in paths]
+        said = [prompt_of[path] if prompt_of else _own_prompt(path) for path in paths]
         pictures = tuple(Picture(path, prompt) for path, prompt in zip(paths, said, strict=True))
         return cls(folder.name, pictures, tuple(remarks))
 
@@ -92,6 +90,9 @@ def _listed_prompts(path: Path) -> dict[str, str]:
             rows: list[dict[str, Any]] = list(csv.DictReader(text.splitlines()))
         else:
             rows = [json.loads(line) for line in text.splitlines() if line.strip()]
+        bare = next((row["file"] for row in rows if not row["prompt"]), None)
+        if bare is not None:
+            raise PcsError(f"{path}: {bare} has no prompt; every line must have a file and a prompt.")
         return {str(row["file"]): str(row["prompt"]) for row in rows}
     except (ValueError, KeyError, TypeError) as error:
         raise PcsError(f"{path}: every line must have a file and a prompt ({error!r}).") from error
@@ -101,10 +102,10 @@ def _own_prompt(path: Path) -> str | None:
     """The prompt that a PNG made by pcs carries, with the class word in the subject's place."""
     try:
         with Image.open(path) as image:
-            said = getattr(image, "text", {})
-    except OSError:
+            said: dict[str, str] = getattr(image, "text", {})
+    except (*media.UNREADABLE, Image.DecompressionBombError):
         return None
-    return said.get("class_prompt") or said.get("prompt")
+    return said.get("class_prompt")
 
 
 @dataclass(frozen=True)
@@ -262,9 +263,8 @@ class Evidence:
 
 def _read(path: Path) -> Image.Image | None:
     try:
-        with Image.open(path) as image:
-            return image.convert("RGB")
-    except (OSError, SyntaxError, ValueError):
+        return media.upright_rgb(path)[0]
+    except media.Unusable:
         return None
 
 

@@ -9,11 +9,15 @@ import re
 import shutil
 import tempfile
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from modalities.core.errors import PcsError, RunFailed
+
+# Characters of a name that is made from a text.
+LONGEST_NAME = 60
+LOCK = ".lock"
 
 
 @contextmanager
@@ -37,7 +41,8 @@ def replacing(path: Path) -> Generator[Path]:
     except OSError as error:
         raise _explained(error, path) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink()
 
 
 def write_text(path: Path, text: str) -> None:
@@ -85,6 +90,8 @@ def sync_folder(folder: Path) -> None:
 
 
 def _explained(error: OSError, path: Path) -> Exception:
+    if error.errno in (errno.EISDIR, errno.ENOTDIR, errno.EEXIST):
+        return PcsError(f"{path}: cannot be written, a file or a folder is in its way; choose another --out.")
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return RunFailed(f"{path}: the disk is full; free some space and run the same command with --resume.")
     if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
@@ -123,7 +130,7 @@ def lock(folder: Path) -> Generator[None]:
         PcsError: another process holds it.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("a+") as held:
+    with (folder / LOCK).open("a+") as held:
         try:
             fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -139,8 +146,12 @@ def lock(folder: Path) -> Generator[None]:
 
 
 def slug(text: str) -> str:
-    """A file name that still reads like the text."""
-    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")[:60] or "image"
+    """A file name that still reads like the text; where words are left out it ends in a hash of the whole."""
+    plain = re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
+    if plain and len(plain) <= LONGEST_NAME and text.isascii():
+        return plain
+    told = hashlib.sha256(text.encode()).hexdigest()[:8]
+    return f"{plain[:LONGEST_NAME].strip('-') or 'image'}-{told}"
 
 
 def fingerprint(path: Path) -> str:

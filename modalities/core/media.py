@@ -7,6 +7,7 @@ orientation that Pillow reads; they are never modified.
 from __future__ import annotations
 
 import hashlib
+import struct
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -41,6 +42,8 @@ SUFFIXES = frozenset(
 SMALLEST_SIDE = 16
 LARGEST_PIXELS = 250_000_000
 EXIF_ORIENTATION = 0x0112
+# What Pillow raises at damaged files.
+UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, RuntimeError, TypeError, struct.error)
 
 
 class Unusable(Exception):
@@ -70,7 +73,7 @@ class Photo:
 
     def open(self) -> Image.Image:
         """Return the picture, upright, mode RGB, 8 bits."""
-        return _upright_rgb(self.path)[0]
+        return upright_rgb(self.path)[0]
 
 
 def read_photo(path: Path) -> Photo:
@@ -85,7 +88,7 @@ def read_photo(path: Path) -> Photo:
         raise Unusable(f"cannot be read ({error.strerror})") from error
     if not content:
         raise Unusable("is empty (0 bytes)")
-    image, remarks = _upright_rgb(path)
+    image, remarks = upright_rgb(path)
     return Photo(
         path,
         image.width,
@@ -122,7 +125,7 @@ def read_mask(photo: Photo, folder: Path | None) -> Image.Image:
     if not found:
         raise PcsError(f"{folder}: has no mask for {photo.path.name}; name it {photo.path.stem}.png.")
     try:
-        mask = _upright_rgb(found[0])[0].convert("L")
+        mask = upright_rgb(found[0])[0].convert("L")
     except Unusable as reason:
         raise PcsError(f"{found[0]}: {reason}.") from None
     if mask.size != (photo.width, photo.height):
@@ -131,7 +134,12 @@ def read_mask(photo: Photo, folder: Path | None) -> Image.Image:
     return mask
 
 
-def _upright_rgb(path: Path) -> tuple[Image.Image, list[str]]:
+def upright_rgb(path: Path) -> tuple[Image.Image, list[str]]:
+    """A picture of any mode, 8-bit RGB, standing as its EXIF orientation says, and what was done to it.
+
+    Raises:
+        Unusable: it is no picture, damaged, too small or too large.
+    """
     remarks: list[str] = []
     allow_heic()
     previous_limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
@@ -146,7 +154,7 @@ def _upright_rgb(path: Path) -> tuple[Image.Image, list[str]]:
             image = ImageOps.exif_transpose(opened)
     except UnidentifiedImageError as error:
         raise Unusable("is not a picture, or of a format that cannot be read") from error
-    except (OSError, SyntaxError, ValueError, EOFError) as error:
+    except UNREADABLE as error:
         raise Unusable(f"is damaged ({error})") from error
     finally:
         Image.MAX_IMAGE_PIXELS = previous_limit

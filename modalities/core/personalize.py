@@ -70,6 +70,7 @@ def personalize(
     run = Artifact(folder)
     if run.exists() and not resume:
         raise PcsError(f"{folder}: already holds a run; add --resume to go on with it, or choose another --out.")
+    run.require_free(concept)
     require_writable(folder, megabytes=20)
     with lock(folder):
         if run.exists() and run.about()["state"] == "finished":
@@ -78,6 +79,8 @@ def personalize(
         with (opened or partial(_base, recipe, concept, machine, progress))() as studio:
             if run.exists():
                 run.require_same(recipe, concept, studio.backbone.fingerprint)
+            if not any(True for _ in studio.parameters()):
+                raise PcsError(f'recipe "{recipe.title}" has no component that learns; add one, components.lora={{}}.')
             work = (session or Session)(run, studio, machine)
             made = work.plan()
             require_writable(folder, made.disk_mb)

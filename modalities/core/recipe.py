@@ -71,7 +71,12 @@ class Validation(Section):
 
     every: Positive | None = None
     """Steps between two looks; None looks five times in a run."""
-    prompts: list[Template] = ["a photo of {}", "a {} in the snow", "a {} on the beach", "a {} in the grass"]
+    prompts: Annotated[list[Template], Field(min_length=1)] = [
+        "a photo of {}",
+        "a {} in the snow",
+        "a {} on the beach",
+        "a {} in the grass",
+    ]
     """Prompts of the previews; subject similarity and text alignment are measured on them."""
     images: Positive = 2
     """Previews for each prompt."""
@@ -88,7 +93,7 @@ class Validation(Section):
 class Sample(Section):
     """How images are generated."""
 
-    steps: Positive = 25
+    steps: Annotated[int, Field(gt=0, le=1000)] = 25
     guidance: Annotated[float, Field(ge=0)] = 7.5
     """Classifier-free guidance scale; 1 switches it off."""
     negative_prompt: str = ""
@@ -184,13 +189,16 @@ def load(name: str, changes: dict[str, Any] | None = None, *, backbone: str | No
     path = find(name)
     raw = _read(path)
     per_base = raw.pop("bases", None) or {}
+    for key, given in {"bases": per_base, "sample": raw.get("sample") or {}}.items():
+        if not isinstance(given, dict):
+            raise PcsError(f"{path}: {key}: is a mapping of keys, not {given!r}.")
     if backbone:
         raw["backbone"] = backbone
     base, mistakes = str(raw.get("backbone", "mini")), list[str]()
     entries = {one.stem: one for one in (folder() / "bases").glob("*.yaml")}
     if base in entries:
         raw["sample"] = _read(entries[base]).get("sample", {}) | (raw.get("sample") or {})
-    _merge(raw, per_base.get(base, {}), mistakes, may_add=True)
+    _merge(raw, per_base.get(base) or {}, mistakes, may_add=True)
     _merge(raw, changes or {}, mistakes)
     return _checked(raw, mistakes, str(path))
 
@@ -216,6 +224,7 @@ def parse_to_draw(text: str, source: str, changes: dict[str, Any] | None = None)
         return recipe
     had = parse(text, source)
     idle = [key for key in ("phases", "train", "validation") if key in changes]
+    idle += [f"data.{key}" for key in changes.get("data") or {} if key != "resolution"]
     idle += [f"components.{part.name}" for part in recipe.components if not (part.draws or had.component(part.name))]
     if idle:
         raise PcsError(f"{source}: {idle[0]} is of training alone; it changes nothing about what a finished run draws.")
@@ -313,7 +322,9 @@ def _merge_components(listed: list[Any], patch: dict[str, Any], mistakes: list[s
         name, settings = _named(item)
         by_name[name] = settings
     for name, settings in patch.items():
-        if name not in by_name and may_add:
+        if settings is not None and not isinstance(settings, dict):
+            mistakes.append(f"components.{name}: takes settings, {name}.KEY=VALUE or {{}}, not {settings!r}.")
+        elif name not in by_name and may_add:
             by_name[name] = settings
         elif name not in by_name and settings is not None and name in plugins.names("components"):
             by_name = {name: settings} | by_name
@@ -331,13 +342,17 @@ def _named(item: Any) -> tuple[str, dict[str, Any]]:
     """Split `lora` or `{lora: {rank: 4}}` into name and settings."""
     if isinstance(item, dict) and len(item) == 1:
         name, settings = next(iter(item.items()))
-        return str(name), dict(settings or {})
+        if isinstance(settings, dict | None):
+            return str(name), dict(settings or {})
+        raise PcsError(f"components.{name}: takes settings, {{{name}: {{key: value}}}}, not {settings!r}.")
     return str(item), {}
 
 
 def _checked(raw: dict[str, Any], mistakes: list[str], source: str) -> Recipe:
     raw = dict(raw)
     listed = raw.pop("components", None) or []
+    if not isinstance(listed, list):
+        raise PcsError(f"{source}: components: is a list, one component a line after a dash, not {listed!r}.")
     modality = raw.get("modality", "image")
     parts: list[Component] = []
     for item in listed:

@@ -88,7 +88,7 @@ def write_obj(solid: Textured, path: Path) -> None:
         temporary.write_bytes(_png(solid))
     write_text(material, f"newmtl subject\nKa 1 1 1\nKd 1 1 1\nKs 0 0 0\nillum 1\nmap_Kd {picture.name}\n")
     lines = ["# y up, faces +z, metres", f"mtllib {material.name}", "usemtl subject"]
-    lines += [f"v {x:.5f} {y:.5f} {z:.5f}" for x, y, z in solid.mesh.vertices.tolist()]
+    lines += [f"v {x:.7g} {y:.7g} {z:.7g}" for x, y, z in solid.mesh.vertices.tolist()]
     # OBJ counts the picture from below.
     lines += [f"vt {u:.5f} {1 - v:.5f}" for u, v in solid.places.tolist()]
     lines += [f"vn {x:.4f} {y:.4f} {z:.4f}" for x, y, z in solid.mesh.normals().tolist()]

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 from jaxtyping import Float
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor
 from torch.nn import functional
 
@@ -151,10 +151,12 @@ def _film(images: list[Image.Image], path: Path) -> Path:
     """Write an H.264 film that every browser plays."""
     from imageio_ffmpeg import get_ffmpeg_exe
 
-    width, height = images[0].size
+    # H.264 wants even sides.
+    width, height = (side + side % 2 for side in images[0].size)
+    padded = [ImageOps.pad(image, (width, height), color="white", centering=(0, 0)) for image in images]
     with replacing(path) as temporary:
         command = [get_ffmpeg_exe(), "-y", "-loglevel", "error", "-f", "rawvideo", "-pix_fmt", "rgb24"]
         command += ["-s", f"{width}x{height}", "-r", str(FRAMES_PER_SECOND), "-i", "-", "-c:v", "libx264"]
         command += ["-pix_fmt", "yuv420p", "-crf", "18", "-bitexact", "-threads", "1", str(temporary)]
-        subprocess.run(command, input=b"".join(image.tobytes() for image in images), check=True)
+        subprocess.run(command, input=b"".join(image.tobytes() for image in padded), check=True)
     return path

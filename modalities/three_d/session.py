@@ -11,6 +11,8 @@ from typing import Any
 from modalities.core import media, personalize
 from modalities.core.artifact import Artifact, write_tensors
 from modalities.core.concept import Concept
+from modalities.core.errors import PcsError
+from modalities.core.files import fingerprint
 from modalities.core.machine import Machine
 from modalities.core.personalize import Plan, Session
 from modalities.core.progress import Progress
@@ -52,6 +54,10 @@ def optimize(
     Raises:
         PcsError, RunFailed, Interrupted: as `personalize`.
     """
+    learned = fingerprint(prior.weights_file) if prior else None
+    run = Artifact(folder)
+    if run.exists() and run.about().get("prior", learned) != learned:
+        raise PcsError(f"{folder}: cannot resume, it is the scene of another run's subject; choose another --out.")
     return personalize.personalize(
         recipe,
         concept,
@@ -60,7 +66,7 @@ def optimize(
         resume=resume,
         progress=progress,
         announce=announce,
-        session=partial(SceneSession, pseudo=pseudo),
+        session=partial(SceneSession, pseudo=pseudo, learned=learned),
         opened=partial(prior_in_place, prior, recipe, concept, machine, progress),
     )
 
@@ -106,9 +112,19 @@ class SceneSession(Session):
 
     trainer: SceneTrainer
 
-    def __init__(self, run: Artifact, studio: Studio, machine: Machine, pseudo: PseudoViews | None = None) -> None:
-        """Make ready to optimize the studio's scene, and to reproduce `pseudo` where the recipe asks for it."""
-        self._pseudo = pseudo
+    def __init__(
+        self,
+        run: Artifact,
+        studio: Studio,
+        machine: Machine,
+        pseudo: PseudoViews | None = None,
+        learned: str | None = None,
+    ) -> None:
+        """Make ready to optimize the studio's scene, and to reproduce `pseudo` where the recipe asks for it.
+
+        learned: the digest of what the base learned of the subject before, kept in run.json.
+        """
+        self._pseudo, self._learned = pseudo, learned
         super().__init__(run, studio, machine)
 
     def new_trainer(self) -> SceneTrainer:
@@ -119,6 +135,12 @@ class SceneSession(Session):
 
     def prepare(self) -> None:
         """Nothing is measured beforehand."""
+
+    def train(self) -> None:
+        about = self.run.about()
+        if about.get("prior") != self._learned:
+            self.run.write_about(about | {"prior": self._learned})
+        super().train()
 
     def _warn(self) -> None:
         """The kept step is not chosen by encoders, so there is nothing to warn of."""

@@ -151,7 +151,7 @@ class Clip:
         import torch
 
         once = sorted(set(chosen))
-        picked = "+".join(f"eq(n\\,{number})" for number in once)
+        picked = _sum([f"eq(n\\,{number})" for number in once])
         fitted = f"scale={side}:{side}:force_original_aspect_ratio=increase:flags=lanczos+accurate_rnd+full_chroma_int"
         raw, _ = _ffmpeg(
             self.path, ["-vf", f"select='{picked}',{fitted},crop={side}:{side}", "-frames:v", str(len(once))]
@@ -160,6 +160,14 @@ class Clip:
         if len(frames) != len(once):
             raise PcsError(f"{self.path}: only {len(frames)} of {len(once)} frames can be decoded; it is damaged.")
         return torch.from_numpy(frames[[once.index(number) for number in chosen]]).permute(0, 3, 1, 2).float().div(255)
+
+
+def _sum(terms: list[str]) -> str:
+    """Terms added in pairs, then these: ffmpeg takes no more than a hundred in a row."""
+    if len(terms) == 1:
+        return terms[0]
+    half = len(terms) // 2
+    return f"({_sum(terms[:half])}+{_sum(terms[half:])})"
 
 
 def read_clip(path: Path) -> Clip:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from modalities.core import media
 from modalities.core.errors import PcsError
+from modalities.core.files import fingerprint
 from modalities.core.metric import Scores
 from modalities.core.studio import Studio
 from modalities.video.clips import read_clip, save_previews
@@ -127,8 +128,8 @@ def _reference(run: Artifact, studio: Studio) -> Reference:
     about = run.about()
     footage = next((part for part in studio.components if isinstance(part, Footage)), Footage())
     frames: Tensor | None = None
-    for name in list(about["clips"])[:1]:
-        if Path(name).is_file():
+    for name, digest in list(about["clips"].items())[:1]:
+        if Path(name).is_file() and fingerprint(Path(name)) == digest:
             clip = read_clip(Path(name))
             chosen = clip.choose(frames_of(studio), footage.rate, footage.start, footage.stop)
             frames = clip.read(chosen, studio.resolution)

@@ -27,6 +27,10 @@ DOWN = re.compile(r"^(?P<layer>.+?)\.(?P<kind>lora_A|lora_down|lora\.down)(\.def
 UP = {"lora_A": "lora_B", "lora_down": "lora_up", "lora.down": "lora.up"}
 
 
+# Where diffusers tells the settings of a LoRA whose file has no alphas.
+SETTINGS = "lora_adapter_metadata"
+
+
 @dataclass(frozen=True)
 class LoraFile:
     """Weight changes by layer, `unet.<module>` -> (up, down, scale), and what the file says of itself."""
@@ -67,7 +71,7 @@ def read(path: Path) -> LoraFile:
     """Read a LoRA in the layout of diffusers, PEFT or kohya.
 
     Raises:
-        PcsError: the file is damaged or holds no LoRA.
+        PcsError: the file is damaged, holds no LoRA, or a DoRA.
     """
     tensors, about = read_tensors(path)
     layers: dict[str, tuple[Tensor, Tensor, float]] = {}
@@ -79,12 +83,24 @@ def read(path: Path) -> LoraFile:
         if up is None:
             raise PcsError(f"{path}: holds one half of {found['layer']} only; it is damaged.")
         alpha = tensors.get(f"{found['layer']}.alpha")
-        layers[found["layer"]] = (up.float(), down.float(), 1.0 if alpha is None else float(alpha) / down.shape[0])
+        scale = _told_scale(about, found["layer"], len(down)) if alpha is None else float(alpha) / len(down)
+        layers[found["layer"]] = (up.float(), down.float(), scale)
+    if any("lora_magnitude_vector" in key or key.endswith(".dora_scale") for key in tensors):
+        raise PcsError(f"{path}: is a DoRA, which also scales the base's weights; only plain LoRAs can be added.")
     if not layers:
         learned = json.loads(about.get("pcs", "{}")).get("learned")
         why = f" but what {learned} learned, which works in its own run only" if learned else ""
         raise PcsError(f"{path}: holds no LoRA{why}.")
     return LoraFile(path, layers, about)
+
+
+def _told_scale(about: dict[str, str], layer: str, rank: int) -> float:
+    """What a layer's change is multiplied by as the file's metadata say; 1 if they do not."""
+    settings, (part, _, module) = json.loads(about.get(SETTINGS, "{}")), layer.partition(".")
+    patterns: dict[str, float] = settings.get(f"{part}.alpha_pattern") or {}
+    own = [alpha for name, alpha in patterns.items() if re.fullmatch(rf"(.*\.)?({name})", module)]
+    alpha = own[0] if own else settings.get(f"{part}.lora_alpha", rank)
+    return alpha / (rank**0.5 if settings.get(f"{part}.use_rslora") else rank)
 
 
 @dataclass(frozen=True)

@@ -108,8 +108,8 @@ def bring(studio: Studio, guests: Sequence[Guest], host: Artifact) -> Company:
             left = f"; not here: {', '.join(found.unmatched[:3])}" if found.unmatched else ""
             remarks.append(f"{file.path}: {found}{left}")
         words = _teach(guest, studio)
-        if not files and not words:
-            raise PcsError(f"--with {guest.path}: holds no LoRA and no word that a video base could take.")
+        if not files and (not words or _learned_more(guest.path)):
+            raise PcsError(f"--with {guest.path}: holds no LoRA that a video base could take, but something else.")
     return Company(tuple(matches), phrase, remarks)
 
 
@@ -132,8 +132,17 @@ def _files(guest: Guest, host: Artifact) -> tuple[list[LoraFile], str | None]:
     return [read(path) for path in paths if path.is_file()], phrase
 
 
+def _learned_more(run: Path) -> bool:
+    """Whether a run has learned something beside words of the base's text encoders."""
+    return not all(name.startswith("learned_embeds") for name in Artifact.open(run).about()["portable"])
+
+
 def _teach(guest: Guest, studio: Studio) -> bool:
-    """Add the words that a run has learned; return whether there were any."""
+    """Add the words that a run has learned; return whether there were any.
+
+    Raises:
+        PcsError: one of them has another meaning already.
+    """
     if not guest.path.is_dir():
         return False
     backbone, found = studio.backbone, False
@@ -142,6 +151,11 @@ def _teach(guest: Guest, studio: Studio) -> bool:
         if not path.is_file():
             continue
         for token, rows in read_tensors(path)[0].items():
+            if token in backbone.tokenizers[name].get_vocab():
+                raise PcsError(
+                    f"--with {guest.path}: its word {token} is that of another run here; train one with another word, "
+                    '--set components.textual_inversion.token="<other>" --set data.subject="<other> {noun}".'
+                )
             table = rows.reshape(-1, rows.shape[-1])
             add_words(backbone.tokenizers[name], encoder, spelled(token, len(table)), table.to(backbone.device))
             found = True

@@ -229,6 +229,42 @@ def test_a_wrong_change_is_explained(pcs: Pcs, photos: Path, change: str, expect
     _one_line(pcs("train", "image", photos, "--noun", "dog", "--set", change), expected)
 
 
+def test_a_place_that_holds_somebody_s_files_is_left_alone(pcs: Pcs, photos: Path, base: Path) -> None:
+    words = ("train", "image", photos, "--noun", "dog", "--base", base, *FAST)
+    before = {path.name: path.read_bytes() for path in photos.iterdir()}
+    _one_line(pcs(*words, "--out", photos), "is the folder of the photos")
+    assert {path.name: path.read_bytes() for path in photos.iterdir()} == before
+    Path("mine").mkdir()
+    Path("mine/recipe.yaml").write_text("title: mine  # with a remark\n")
+    _one_line(pcs(*words, "--out", "mine"), "mine/recipe.yaml: is there already and is of no run")
+    assert "with a remark" in Path("mine/recipe.yaml").read_text()
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("components: {lora: {rank: 4}}", "components: is a list"),
+        ("components: [{lora: 4}]", "components.lora: takes settings"),
+        ("bases: [mini]", "bases: is a mapping"),
+        ("sample: 5", "sample: is a mapping"),
+        ("validation: {prompts: []}", "validation.prompts: "),
+    ],
+)
+def test_a_recipe_of_another_form(pcs: Pcs, text: str, expected: str) -> None:
+    Path("mine.yaml").write_text(f"title: mine\n{text}\n")
+    _one_line(pcs("recipes", "check", "mine.yaml"), expected)
+
+
+def test_a_recipe_in_which_nothing_learns(pcs: Pcs, photos: Path, base: Path) -> None:
+    words = ("train", "image", photos, "--noun", "dog", "--base", base, "--out", "run", *FAST)
+    _one_line(pcs(*words, "--set", "components.lora=null"), "has no component that learns")
+
+
+def test_a_base_for_clips_makes_no_pictures(pcs: Pcs, photos: Path) -> None:
+    told = pcs("train", "image", photos, "--noun", "dog", "--base", "mini-video", "--out", "run")
+    _one_line(told, "mini-video: is a base for clips")
+
+
 def test_a_recipe_for_another_modality(pcs: Pcs, photos: Path, tmp_path: Path) -> None:
     (tmp_path / "motion.yaml").write_text("title: m\nmodality: video\ncomponents: [lora]\n")
     typed = pcs("train", "image", photos, "--noun", "dog", "--recipe", "motion.yaml")

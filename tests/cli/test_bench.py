@@ -109,6 +109,8 @@ def test_the_unified_set_says_how_many_of_its_subjects_are_there(pcs: Pcs, tmp_p
     assert any("1 subjects instead of 15" in remark for remark in typed.json["remarks"])
     subjects = json.loads(Path("bench/benchmark.json").read_text())["subjects"]
     assert sorted((one["kind"], one["noun"]) for one in subjects) == [("face", "person"), ("object", "mug")]
+    # Two of one folder name are two subjects.
+    assert sorted(one["name"] for one in subjects) == ["faces-mug_3", "objects-mug_3"]
 
 
 def test_a_job_is_done_once_and_the_table_says_what_was_run(pcs: Pcs, bench: Path, recipe: Path) -> None:

@@ -86,6 +86,28 @@ def test_an_empty_picture_is_named_and_the_rest_is_scored(pcs: Pcs, pictures: Pa
     assert " 5/6 " in typed.out
 
 
+def test_pictures_are_turned_upright_as_photos_are(pcs: Pcs, photos: Path) -> None:
+    for path in photos.iterdir():
+        with Image.open(path) as image:
+            lying = image.convert("RGB").transpose(Image.Transpose.ROTATE_90)
+        tags = Image.Exif()
+        tags[0x0112] = 6
+        lying.save(path, exif=tags)
+    found = pcs("eval", photos, "--against", photos, "--metrics", "copy", "--out", "page", "--json")
+    assert found.code == 0, found.err
+    (report,) = json.loads(Path("page/evaluation.json").read_text()).values()
+    assert report["metrics"]["copy"]["mean"] == pytest.approx(1.0, abs=1e-4)
+
+
+def test_lists_of_pictures_name_them_in_any_way_but_not_without_a_prompt(pcs: Pcs, pictures: Path) -> None:
+    Path("list.csv").write_text(f"file,prompt\n./0.png,a dog\n{(pictures / '1.png').resolve()},a cat\n")
+    assert pcs("eval", pictures, "--prompts", "list.csv", "--metrics", "clip_t", "--out", "page").code == 0
+    Path("list.csv").write_text("file,prompt\n0.png,a dog\n1.png\n")
+    told = pcs("eval", pictures, "--prompts", "list.csv", "--metrics", "clip_t", "--out", "page")
+    assert told.code == 2
+    assert "1.png has no prompt" in told.message
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.machinery
 import json
 import os
+import shutil
 import sys
 import types
 from collections.abc import Callable
@@ -394,6 +395,11 @@ def test_an_audit_trains_compares_and_says_what_it_did_not_test(
     other = pcs(*words, "-o", tmp_path / "found", "--offline")
     assert other.code == 2
     assert "another audit" in other.message
+    shutil.rmtree(tmp_path / "safe")
+    assert cloak(photos, "-o", tmp_path / "safe", "--eps", 4).code == 0
+    anew = pcs(*words, "--purify", "jpeg75", "--mix", 1, "-o", tmp_path / "found", "--offline")
+    assert anew.code == 2, "other files of the same names"
+    assert "another audit" in anew.message
 
 
 @pytest.mark.parametrize(

@@ -79,6 +79,11 @@ def test_inspect_says_how_many_frames_of_a_short_clip_fit_a_base(pcs: Pcs, tmp_p
     assert len(told["mini-video"]) == 8
 
 
+def test_more_than_a_hundred_frames_are_read(tmp_path: Path) -> None:
+    long = tiny_clips.write(tmp_path / "long.mp4", tiny_clips.frames(130))
+    assert clips.read_clip(long).read(range(121), 16).shape == (121, 3, 16, 16)
+
+
 def test_a_file_that_is_no_video(pcs: Pcs, tmp_path: Path) -> None:
     (tmp_path / "notes.mp4").write_text("hello " * 100)
     _one_line(pcs("video", "inspect", "notes.mp4"), "notes.mp4", "is not a video")

@@ -101,7 +101,7 @@ def test_one_word_becomes_a_scene_that_can_be_drawn_and_meshed_again(pcs: Pcs, m
     made = pcs("3d", "dreamfusion", "dog", "-r", method, "-o", "out")
     assert made.code == 0, made.err
     assert "out/turntable.gif" in made.out
-    turned = pcs("3d", "render", "out", "-n", 3, "--size", 16, "-o", "small", "--json")
+    turned = pcs("3d", "render", "out", "-n", 3, "--size", 17, "-o", "small", "--json")
     assert Path(turned.json["turntable"]).is_file()
     meshed = pcs("3d", "export", "out", "--cells", 20, "--size", 0.2, "-o", "small", "--json")
     assert meshed.json["closed"] is True

@@ -193,6 +193,23 @@ def test_a_scene_that_was_stopped_ends_with_the_same_bytes(
     assert optimized(base, tmp_path / "stopped", encoders, resume=True) == whole
 
 
+def test_a_scene_does_not_go_on_with_another_run_s_subject(
+    base: Path, encoders: tuple[str, str], photos: Path, tmp_path: Path
+) -> None:
+    words = {"data": {"subject": "dog"}, "validation": {"every": 4, "images": 1, "prompts": ["a {}"]}}
+    runs = [
+        driver.train(tmp_path / name, base, photos, encoders, **words, train={"seed": seed}, phases=[],
+                     components=[{"lora": {"rank": 2}}])
+        for seed, name in enumerate(("one", "other"))
+    ]  # fmt: skip
+    machine = driver.machine(encoders, tmp_path / "cache")
+    made = session.optimize(scene(base), DOG, tmp_path / "scene", machine, prior=runs[0])
+    again = session.optimize(scene(base), DOG, tmp_path / "scene", machine, prior=runs[0], resume=True)
+    assert again.folder == made.folder
+    with pytest.raises(PcsError, match="the scene of another run's subject"):
+        session.optimize(scene(base), DOG, tmp_path / "scene", machine, prior=runs[1], resume=True)
+
+
 def test_pseudo_views_are_a_dataset_whose_pictures_may_be_deleted(tmp_path: Path) -> None:
     views = pseudo(3)
     views.write(tmp_path)

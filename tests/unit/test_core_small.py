@@ -80,6 +80,15 @@ def test_a_lock_goes_with_its_process_even_when_killed(tmp_path: Path) -> None:
         assert (tmp_path / ".lock").read_text() == str(os.getpid())
 
 
+def test_texts_that_lose_words_still_get_names_of_their_own() -> None:
+    assert files.slug("A <new> dog, in the Snow!") == "a-new-dog-in-the-snow"
+    long = "a very long prompt about a dog that runs on the beach at night with a "
+    for texts in ((f"{long}red toy", f"{long}blue mug"), ("\u732b", "\u72ac")):
+        first, second = (files.slug(text) for text in texts)
+        assert first != second
+        assert max(len(first), len(second)) < 80
+
+
 def test_an_unknown_name_gets_the_nearest() -> None:
     assert did_you_mean("drembooth", ["dreambooth", "lora"]) == 'did you mean "dreambooth"?'
     assert did_you_mean("xyz", ["b", "a"]) == "allowed: a, b"

@@ -12,10 +12,9 @@ import numpy as np
 import pytest
 import tifffile
 from PIL import Image, ImageCms, ImageOps
-from PIL.PngImagePlugin import PngInfo
+from PIL.PngImagePlugin import PngImageFile, PngInfo
 
 from modalities.core import recipe
-from modalities.core.errors import RunFailed
 from modalities.core.media import Unusable
 from protect import containers, deep_tiff, folder, picture
 from protect.recipe import Output, Protection
@@ -219,6 +218,22 @@ def test_the_place_is_kept_unless_it_is_to_go(name: str, strip_gps: bool, tmp_pa
         assert (0x8825 in after.getexif()) is not strip_gps
 
 
+def test_a_place_in_compressed_text_goes_too(tmp_path: Path) -> None:
+    said = PngInfo()
+    said.add_text("Comment", "mine", zip=True)
+    tags = exif(1)
+    said.add_text("Raw profile type exif", f"\nexif\n{len(tags):8}\n{tags.hex()}\n", zip=True)
+    said.add_itxt("XML:com.adobe.xmp", "<x exif:GPSLatitude='48,51N'/>", zip=True)
+    noise_photo("RGB").save(tmp_path / "a.png", pnginfo=said)
+    photo = picture.read(tmp_path / "a.png")
+    for strip_gps, left in ((False, 3), (True, 1)):
+        written(photo, tmp_path / "out.png", "PNG", strip_gps=strip_gps)
+        with Image.open(tmp_path / "out.png") as after:
+            assert isinstance(after, PngImageFile)
+            assert len(after.text) == left
+            assert after.text["Comment"] == "mine"
+
+
 def test_jpeg_comments_and_foreign_segments_are_kept(tmp_path: Path) -> None:
     data = io.BytesIO()
     noise_photo("RGB").save(data, "JPEG", comment=b"by me")
@@ -303,6 +318,7 @@ def test_what_cannot_be_written_back_is_refused_by_name(tmp_path: Path, monkeypa
     noise_photo("RGB").convert("LAB").save(tmp_path / "lab.tif")
     noise_photo("L").convert("F").save(tmp_path / "float.tif")
     tifffile.imwrite(tmp_path / "hdr.tif", np.ones((64, 64, 3), np.float32), photometric="rgb")
+    tifffile.imwrite(tmp_path / "big.tif", np.ones((64, 64, 3), np.uint16), photometric="rgb", bigtiff=True)
     tifffile.imwrite(tmp_path / "planes.tif", np.ones((3, 64, 64), np.uint16), photometric="rgb")
     (tmp_path / "deep.ppm").write_bytes(b"P6 64 64 65535\n" + bytes(64 * 64 * 6))
     for name in ("anim.webp", "anim.png", "anim.gif", "pages.tif"):
@@ -317,6 +333,7 @@ def test_what_cannot_be_written_back_is_refused_by_name(tmp_path: Path, monkeypa
     (tmp_path / "cut.tif").write_bytes((tmp_path / "cut.tif").read_bytes()[:900])
     said = {"cmyk.jpg": "CMYK", "cmyk.tif": "CMYK", "lab.tif": "Lab", "float.tif": "floating", "hdr.tif": "8 or 16",
             "planes.tif": "pixel by pixel", "deep.ppm": "16-bit PNG", "anim.webp": "animated", "anim.png": "animated",
+            "big.tif": "BigTIFF",
             "anim.gif": "animated", "pages.tif": "several pages", "phone.heic": "install pillow-heif",
             "zero.png": "empty", "text.png": "not a picture", "cut.png": "damaged", "cut.jpg": "damaged",
             "cut.tif": "damaged|cannot be read"}  # fmt: skip
@@ -413,6 +430,6 @@ def test_a_file_that_comes_out_wrong_is_not_written(tmp_path: Path, monkeypatch:
         return honest(one, np.clip(values.astype(int) + 3, 0, 255).astype(np.uint8), kind, quality, place=place)
 
     monkeypatch.setattr(picture, "encoded", careless)
-    with pytest.raises(RunFailed, match="levels from the photo"):
+    with pytest.raises(Unusable, match="levels from the photo"):
         written(photo, tmp_path / "out.png", "PNG", levels=8)
     assert list(tmp_path.glob("*out*")) == []

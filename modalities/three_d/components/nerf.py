@@ -35,7 +35,7 @@ class Nerf(Scene):
     """Density in the middle before anything is learned."""
     samples: Positive = 48
     """Points on a ray."""
-    sides: list[Positive] = [64]
+    sides: Annotated[list[Positive], Field(min_length=1)] = [64]
     """Pixels a side of what is rendered, in equal stretches of the run; pictures are enlarged to the base's size."""
 
     _field: SceneField = PrivateAttr()

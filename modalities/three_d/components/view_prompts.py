@@ -6,9 +6,9 @@ https://arxiv.org/abs/2209.14988
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from modalities.core.component import Component
 from modalities.three_d.components.orbit import Orbit
@@ -17,6 +17,13 @@ from modalities.three_d.part import part_of
 if TYPE_CHECKING:
     from modalities.core.step import Batch
 
+View = Literal["front", "side", "back", "overhead"]
+WORDS: dict[View, str] = {
+    "front": ", front view",
+    "side": ", side view",
+    "back": ", back view",
+    "overhead": ", overhead view",
+}
 Degrees = Annotated[float, Field(ge=0, le=180)]
 
 
@@ -29,12 +36,13 @@ class ViewPrompts(Component):
     back: Degrees = 45.0
     overhead: Degrees = 60.0
     """Elevation from which it is an overhead view."""
-    words: dict[str, str] = {
-        "front": ", front view",
-        "side": ", side view",
-        "back": ", back view",
-        "overhead": ", overhead view",
-    }
+    words: dict[View, str] = dict(WORDS)
+    """What is added for each; those that are not given stay."""
+
+    @field_validator("words")
+    @classmethod
+    def _all_words(cls, words: dict[View, str]) -> dict[View, str]:
+        return WORDS | words
 
     def batch(self, batch: Batch) -> Batch:
         views = part_of(self.studio, Orbit).views(batch.positions)
@@ -56,7 +64,7 @@ class ViewPrompts(Component):
 
     def told(self, prompt: str) -> dict[str, str]:
         """What `prompt` becomes from each side, and where that is."""
-        where = {
+        where: dict[View, str] = {
             "front": f"up to {self.front:g} degrees off the front",
             "side": f"up to {self.side:g} degrees off a side",
             "back": f"up to {self.back:g} degrees off the back",

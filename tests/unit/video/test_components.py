@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import save_file
 
 from modalities.core import bases
 from modalities.core.artifact import Artifact
@@ -77,6 +79,19 @@ def test_the_motion_file_is_the_residual_on_the_basis_and_fits_the_base_whole(
     a = weights[f"identity_basis.unet.{name}.lora_A.weight"]
     b = weights[f"motion_residual.unet.{name}.lora_B.weight"]
     assert torch.allclose(found.deltas[fresh.denoiser.get_submodule(name)], b @ a, atol=1e-6)
+
+
+def test_a_lora_of_diffusers_works_as_strongly_as_its_metadata_say(tmp_path: Path) -> None:
+    layer = {"unet.a.to_q.lora_A.weight": torch.ones(4, 8), "unet.a.to_q.lora_B.weight": torch.ones(8, 4)}
+    told = {"unet.r": 4, "unet.lora_alpha": 16, "unet.alpha_pattern": {"other.to_q": 2}}
+    save_file(layer, tmp_path / "lora.safetensors", {"lora_adapter_metadata": json.dumps(told)})
+    assert read(tmp_path / "lora.safetensors").layers["unet.a.to_q"][2] == 4
+    told["unet.alpha_pattern"] = {"a.to_q": 2}
+    save_file(layer, tmp_path / "lora.safetensors", {"lora_adapter_metadata": json.dumps(told)})
+    assert read(tmp_path / "lora.safetensors").layers["unet.a.to_q"][2] == 0.5
+    save_file(layer | {"unet.a.to_q.lora_magnitude_vector": torch.ones(8)}, tmp_path / "dora.safetensors")
+    with pytest.raises(PcsError, match="is a DoRA"):
+        read(tmp_path / "dora.safetensors")
 
 
 def test_both_stages_learn_on_a_base_without_temporal_layers(atelier: Atelier, tmp_path: Path) -> None:
