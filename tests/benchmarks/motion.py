@@ -49,7 +49,9 @@ ARMS: dict[str, tuple[tuple[str, ...], str] | None] = {
 }
 # How much of the clip's own noise drawings begin with.
 STARTS = {"": 0.0, ", with its noise": 0.3}
-ROWS = tuple(f"{arm}{start}" for start in STARTS for arm in ARMS)
+# What was asked for as it truly looks: the best that any arm can be.
+RENDERED = "rendered"
+ROWS = ("base", RENDERED, *[f"{arm}{start}" for start in STARTS for arm in ARMS if arm + start != "base"])
 PAIRS = tuple((f"MotionDirector{start}", f"{arm}{start}") for start in STARTS for arm in list(ARMS)[:-1])
 SEED = 7_000_000
 
@@ -61,6 +63,7 @@ def main() -> None:
     asked = parser.parse_args()
     torch.set_num_threads(1)
     for number, motion in enumerate(MOTIONS):
+        _render(asked.folder, number, motion, asked.subjects)
         for arm in ARMS:
             _draw(asked.folder, number, motion, arm, asked.subjects)
     sys.stdout.write(motion_table.tables(asked.folder, MOTIONS, ROWS, PAIRS, asked.subjects) + "\n")
@@ -85,6 +88,14 @@ def asked_for(number: int, motion: str, index: int) -> Clip:
 def without_motion(clip: Clip) -> str:
     """What a clip shows, without a word of how it moves: mini knows these motions by name, so only the clip tells."""
     return clip_prompt_of(clip).replace(f" {MOTION_PHRASES[clip.motion][0]}", "")
+
+
+def _render(folder: Path, number: int, motion: str, subjects: int) -> None:
+    """Write what is asked for as it truly looks."""
+    for index in range(subjects):
+        clip, path = asked_for(number, motion, index), motion_table.place(folder, motion, RENDERED, index)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        np.savez_compressed(path, clip=render_clip(clip, 64).transpose(0, 3, 1, 2), prompt=without_motion(clip))
 
 
 def _draw(folder: Path, number: int, motion: str, arm: str, subjects: int) -> None:
