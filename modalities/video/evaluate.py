@@ -81,6 +81,8 @@ def evaluate(
     studio, noise = run.studio(machine, progress), read_inversion(run)
     spelled = _spelled(run, prompts)
     reference = _reference(run, studio)
+    if run.about()["clips"] and reference.frames is None:
+        progress.warn("the learned clip is gone or has changed, so nothing is compared with it.")
     judge = Judge(reference, *machine.encoders())
     wanted = [(prompt, index) for prompt in spelled for index in range(count)]
     progress.start("drawing and judging", 2 * len(wanted))

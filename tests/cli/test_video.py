@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -311,8 +312,6 @@ def test_what_is_no_lora_is_not_brought_to_another_run(pcs: Pcs, made: Path, tmp
 
 
 def test_runs_of_different_bases_are_not_mixed(pcs: Pcs, made: Path, tmp_path: Path) -> None:
-    import shutil
-
     shutil.copytree(made / "appearance", tmp_path / "other")
     about = json.loads((tmp_path / "other" / "run.json").read_text())
     (tmp_path / "other" / "run.json").write_text(json.dumps(about | {"base_fingerprint": "another"}))
@@ -361,3 +360,14 @@ def test_eval_compares_run_base_and_clip_and_gates_decide_the_exit_code(pcs: Pcs
     assert scores["appearance_leak"]["base"] == 0
     assert pcs("video", "eval", made / "motion", "-n", 1, "--gate", "warp_error<=1").code == 0
     _one_line(pcs("video", "eval", made / "motion", "--gate", "warp_eror<=1"), "warp_error")
+
+
+def test_a_clip_that_has_changed_is_not_compared_with(pcs: Pcs, made: Path, tmp_path: Path) -> None:
+    shutil.copytree(made / "motion", tmp_path / "motion")
+    about = json.loads((tmp_path / "motion" / "run.json").read_text())
+    about["clips"] = dict.fromkeys(about["clips"], "another digest")
+    (tmp_path / "motion" / "run.json").write_text(json.dumps(about))
+    typed = pcs("video", "eval", "motion", "a dog running", "-n", 1, "--json")
+    assert typed.code == 0, typed.err
+    assert "the learned clip is gone or has changed" in typed.err
+    assert "motion_fidelity" not in typed.json["scores"]
