@@ -122,6 +122,9 @@ def copy(
     source = recipe.find(name)
     if target.is_dir():
         target = target / source.name
+    if target.suffix not in (".yaml", ".yml"):
+        # Without it a name would be taken for that of a shipped recipe.
+        target = target.with_name(f"{target.name}.yaml")
     if target.exists():
         raise PcsError(f"{target}: exists already; give another name.")
     write_text(target, source.read_text(encoding="utf-8"))

@@ -23,7 +23,7 @@ from modalities.core.errors import Interrupted, PcsError
 from modalities.core.evaluate import Report, evaluate
 from modalities.core.evidence import Evidence, Gallery, Picture, photos_of
 from modalities.core.exam import Exam
-from modalities.core.files import slug, write_json
+from modalities.core.files import read_json, slug, write_json
 from modalities.core.machine import Machine
 from modalities.core.metric import Scores
 from modalities.core.personalize import Plan, personalize, plan
@@ -93,11 +93,18 @@ class Bench:
         """Train, draw and judge one job, as far as that is not done.
 
         Raises:
+            PcsError: it was done by other numbers of the recipe, or on another base.
             Interrupted: it was asked to stop; what was done is kept.
         """
-        if job.scores.is_file():
-            return
         method = recipes.load(job.recipe, {}, backbone=base)
+        made_by = hashlib.sha256(method.dump().encode()).hexdigest()
+        if job.scores.is_file():
+            told = read_json(job.scores)
+            if told.get("recipe", made_by) != made_by:
+                raise PcsError(f"{job.folder}: was done by other numbers of {job.recipe}; delete it to do it again.")
+            known = {*told["metrics"], *told["not_run"]}
+            if told.get("images", self.images) >= self.images and set(metrics) <= known:
+                return
         concept = _concept(method, job.subject)
         run = personalize(method, concept, job.folder / "run", machine, resume=True, progress=progress)
         self._draw(job, run, machine, progress)
@@ -109,6 +116,7 @@ class Bench:
         }
         megabytes = run.weights_file.stat().st_size / 1e6
         facts = {"base": method.backbone, "seconds": run.about()["seconds"], "megabytes": megabytes}
+        facts |= {"recipe": made_by, "images": self.images}
         write_json(job.scores, {"metrics": told, "not_run": report.absent, **facts})
 
     def judged(

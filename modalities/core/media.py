@@ -6,6 +6,7 @@ orientation that Pillow reads; they are never modified.
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import struct
 from dataclasses import dataclass
@@ -121,7 +122,7 @@ def read_mask(photo: Photo, folder: Path | None) -> Image.Image:
             return ImageOps.exif_transpose(opened).convert("RGBA").getchannel("A")
     if not folder.is_dir():
         raise PcsError(f"{folder}: there is no such folder of masks.")
-    found = sorted(path for path in folder.glob(f"{photo.path.stem}.*") if path.suffix.lower() in SUFFIXES)
+    found = sorted(path for path in folder.glob(f"{glob.escape(photo.path.stem)}.*") if path.suffix.lower() in SUFFIXES)
     if not found:
         raise PcsError(f"{folder}: has no mask for {photo.path.name}; name it {photo.path.stem}.png.")
     try:

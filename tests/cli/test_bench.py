@@ -144,6 +144,17 @@ def test_a_killed_bench_draws_no_finished_picture_again(pcs: Pcs, bench: Path, r
     assert lost.read_bytes() == before[lost], "the same noise draws the same bytes"
 
 
+def test_a_finished_job_is_not_taken_for_one_of_another_recipe(pcs: Pcs, bench: Path, recipe: Path) -> None:
+    assert pcs("bench", "run", bench, "-r", recipe, "-n", 1).code == 0
+    assert pcs("bench", "run", bench, "-r", recipe, "-n", 2, "--metrics", "diversity").code == 0
+    scores = [json.loads(path.read_text()) for path in bench.rglob("scores.json")]
+    assert all("diversity" in {*one["metrics"], *one["not_run"]} and one["images"] == 2 for one in scores)
+    recipe.write_text(recipe.read_text().replace("rank: 2", "rank: 3"))
+    typed = pcs("bench", "run", bench, "-r", recipe, "-n", 2)
+    assert typed.code == 2
+    assert "was done by other numbers" in typed.message
+
+
 def test_the_survey_stands_beside_and_fills_nothing(pcs: Pcs, bench: Path, recipe: Path) -> None:
     assert pcs("bench", "run", bench, "-r", recipe, "-n", 1).code == 0
     typed = pcs("bench", "table", bench, "-r", recipe, "--compare", "survey-table1", "--format", "csv")
