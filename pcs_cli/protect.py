@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -70,7 +71,9 @@ def protect(
 
     place = machine.machine()
     if dry_run:
-        _tell_plan(chosen, photos, out, work.plan(chosen, photos, out, place, noun=noun))
+        made = work.plan(chosen, photos, out, place, noun=noun)
+        _tell_plan(chosen, photos, out, made)
+        console.result(asdict(made))
         return
     with console.progress() as progress, resumable(out):
         record = work.protect(

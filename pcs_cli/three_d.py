@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -76,6 +77,7 @@ def dreambooth3d(
     if dry_run:
         stages = DreamBooth3D(chosen, concept, folder, place, Silent()).plan()
         _tell_stages(chosen, concept.phrase, folder, stages)
+        console.result({name: {"count": count, "seconds": seconds} for name, (count, seconds) in stages.items()})
         return
     with console.progress() as progress, resumable(folder):
         notes = DreamBooth3D(chosen, concept, folder, place, progress).run(resume=resume)
@@ -134,7 +136,9 @@ def dreamfusion(
 
     place = machine.machine()
     if dry_run:
-        _tell_plan(chosen, concept.phrase, folder, plan(chosen, concept, place, prior))
+        planned = plan(chosen, concept, place, prior)
+        _tell_plan(chosen, concept.phrase, folder, planned)
+        console.result(asdict(planned))
         return
     with console.progress() as progress, resumable(folder):
         made = optimize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from dataclasses import asdict
 from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Annotated
@@ -85,7 +86,9 @@ def image(
         _tell_preview(chosen, concept, place, Path(f"{folder.name}-preview.png"))
         return
     if dry_run:
-        _tell_plan(chosen, concept, folder, personalize.plan(chosen, concept, place))
+        made = personalize.plan(chosen, concept, place)
+        _tell_plan(chosen, concept, folder, made)
+        console.result(asdict(made))
         return
     with console.progress() as progress, resumable(folder):
         run = personalize.personalize(

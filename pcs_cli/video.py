@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -176,6 +177,7 @@ def customize(
         with console.progress() as progress:
             made = personalize.plan(chosen, concept, place, progress, VideoSession)
         _tell_plan(chosen, concept, folder, made)
+        console.result(asdict(made))
         return
     with console.progress() as progress, resumable(folder):
         run = personalize.personalize(

@@ -100,6 +100,14 @@ def test_quiet_says_nothing_but_the_result(pcs: Pcs, photos: Path, base: Path) -
     assert "report" in typed.out
 
 
+def test_a_dry_run_gives_scripts_the_plan(pcs: Pcs, photos: Path, base: Path) -> None:
+    words = ("train", "image", photos, "--noun", "dog", "--base", base, "--out", "run", "--dry-run", *FAST)
+    plan = pcs(*words, "--json").json
+    assert plan["steps"] == 4
+    assert plan["learned"] > 0
+    assert pcs(*words).out == ""
+
+
 def test_dry_run_shows_the_plan_and_writes_nothing(pcs: Pcs, photos: Path, base: Path) -> None:
     typed = pcs("train", "image", photos, "--noun", "dog", "--base", base, "--out", "run", "--dry-run", *FAST)
     assert typed.code == 0
