@@ -105,7 +105,9 @@ def _load(source: str, kinds: tuple[str, ...], device: torch.device, offline: bo
     try:
         with quiet():
             for kind in kinds:
-                part = getattr(transformers, kind).from_pretrained(source, local_files_only=offline or local)
+                # A pickle can run anything, so none is opened.
+                weights = {"use_safetensors": True} if kind.endswith("Model") else {}
+                part = getattr(transformers, kind).from_pretrained(source, local_files_only=offline or local, **weights)
                 loaded.append(part.to(device).eval() if hasattr(part, "eval") else part)
     except (OSError, ValueError, KeyError) as error:
         raise PcsError(f"encoder {source}: cannot be loaded: {' '.join(str(error).split())[:200]}") from error
