@@ -141,7 +141,7 @@ def test_words_for_every_layer_are_learned_together_and_merged(
     assert len(twins) == len(weights) / 2
     assert any(not torch.equal(weights[one], weights[other]) for one, other in twins)
     alone = [
-        personalize(driver.method(base, **settings), one, tmp_path / one.noun, machine)
+        personalize(driver.method(base, **settings), one, tmp_path / "runs" / one.noun, machine)
         for one in (replace(each, phrase="<new>") for each in concept(tmp_path, "<new>").subjects)
     ]
     together = Together.of([Share(run) for run in alone]).merged(machine, Silent(), method="add").studio(machine)
@@ -158,7 +158,7 @@ def test_networks_of_words_from_other_seeds_do_not_merge(base: Path, machine: Ma
         settings: dict[str, Any] = {"components": LAYERED[1:], "data": {"subject": "<new>"}} | FEW
         settings["train"] = settings.get("train", {}) | {"seed": seed}
         method = driver.method(base, **settings)
-        runs.append(Share(personalize(method, replace(one, phrase="<new>"), tmp_path / one.noun, machine)))
+        runs.append(Share(personalize(method, replace(one, phrase="<new>"), tmp_path / "runs" / one.noun, machine)))
     with pytest.raises(PcsError, match="began from seed 1 and that of"):
         Together.of(runs)
 
