@@ -83,11 +83,7 @@ def evaluate(
             evidence = _evidence(subject, against, prompts, count, seed, machine, progress)
             reports += [evaluate(one, asked) for one in evidence]
             places += [subject] * len(evidence)
-    if len({report.title for report in reports}) < len(reports):
-        reports = [
-            replace(report, title=str(place if places.count(place) == 1 else place.parent / report.title))
-            for report, place in zip(reports, places, strict=True)
-        ]
+    reports = _told_apart(reports, places)
     page = folder / "evaluation.html"
     write_page(reports, page)
     write_json(folder / "evaluation.json", {report.title: report.line() for report in reports})
@@ -95,6 +91,17 @@ def evaluate(
     _tell(reports, demands, missed, page)
     if missed:
         raise typer.Exit(MISSED)
+
+
+def _told_apart(reports: list[Report], places: list[Path]) -> list[Report]:
+    """Reports by the path of what they judge, where their own titles are not all different."""
+    if len({report.title for report in reports}) == len(reports):
+        return reports
+    return [
+        # Of several subjects each keeps its own behind the path.
+        replace(report, title=str(place if places.count(place) == 1 else place.parent / report.title))
+        for report, place in zip(reports, places, strict=True)
+    ]
 
 
 def _evidence(

@@ -71,16 +71,13 @@ def image(
         raise PcsError(f"--noun is given {len(noun)} times for {len(photos)} folders; give one for each, in order.")
     nouns = [checked_noun(one) for one in noun]
     chosen = recipe_for("image", recipe, changes, base)
-    resolved = bases.resolve(chosen.backbone)
+    bases.resolve(chosen.backbone)
     concept = _concept(chosen, photos, nouns)
     console.photos(concept)
     folder = out or machine.runs / ("-".join(one.resolve().name for one in photos) or "run")
 
     from modalities.core import personalize
-    from modalities.video.backbone import VideoBackbone
 
-    if issubclass(bases.family(resolved, offline=machine.offline, modality="image"), VideoBackbone):
-        raise PcsError(f"{chosen.backbone}: is a base for clips; use `pcs video customize`.")
     place = machine.machine()
     if preview:
         _tell_preview(chosen, concept, place, Path(f"{folder.name}-preview.png"))

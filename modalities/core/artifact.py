@@ -167,10 +167,10 @@ class Artifact:
         """
         if any(photo.path.resolve().parent == self.folder.resolve() for photo in concept.all_photos):
             raise PcsError(f"{self.folder}: is the folder of the photos, which stays as it is; choose another --out.")
-        own = (self.recipe_file, self.weights_file, self.checkpoint_file, self.metrics_file)
         # A run that was stopped before its first step has left its lock.
         if self.exists() or (self.folder / LOCK).is_file():
             return
+        own = (self.recipe_file, self.weights_file, self.checkpoint_file, self.metrics_file)
         for path in (*own, self.folder / "report.html", self.folder / "contact-sheet.png"):
             if path.exists():
                 raise PcsError(f"{path}: is there already and is of no run; choose another --out.")

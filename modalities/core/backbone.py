@@ -67,6 +67,8 @@ class Backbone(ABC):
     """Name of the denoiser in the folder: "unet" or "transformer"."""
     load_options: ClassVar[dict[str, Any]] = {}
     """Keyword arguments for `from_pretrained`."""
+    makes_clips: ClassVar[bool] = False
+    """Whether it makes clips, and no pictures."""
     takes_negative_prompts: ClassVar[bool] = True
     """Whether its pictures can be led away from a prompt."""
     selectors: ClassVar[dict[str, str]]

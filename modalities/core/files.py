@@ -146,9 +146,9 @@ def lock(folder: Path) -> Generator[None]:
 
 
 def slug(text: str) -> str:
-    """A file name that still reads like the text; where words are left out it ends in a hash of the whole."""
+    """A file name that still reads like the text; where more than spaces is left out it ends in a hash of the whole."""
     plain = re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
-    if plain and len(plain) <= LONGEST_NAME and text.isascii():
+    if plain and len(plain) <= LONGEST_NAME and re.fullmatch(r"[\w <>{}/.-]*", text, re.ASCII):
         return plain
     told = hashlib.sha256(text.encode()).hexdigest()[:8]
     return f"{plain[:LONGEST_NAME].strip('-') or 'image'}-{told}"

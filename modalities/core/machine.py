@@ -9,6 +9,7 @@ from modalities.core import bases
 from modalities.core.cache import Cache
 from modalities.core.device import Device
 from modalities.core.encoders import CLIP, SUBJECT_ENCODER, ImageEncoder, TextImageEncoder
+from modalities.core.errors import PcsError
 from modalities.core.kept_base import KeptBase
 
 if TYPE_CHECKING:
@@ -38,14 +39,17 @@ class Machine:
     def backbone(self, name: str, modality: str | None = None) -> Backbone:
         """The base of that name, bare; with `kept`, what worked on it before must not be used any more.
 
-        modality: what it is to be used for, where families of several would serve it.
+        modality: what it is to be used for; all but "video" want pictures.
 
         Raises:
-            PcsError: it is not there, damaged, or served by no backbone.
+            PcsError: it is not there, damaged, served by no backbone, or makes clips where pictures are wanted.
         """
 
         def load() -> Backbone:
-            return bases.load(bases.resolve(name), self.device, offline=self.offline, modality=modality)
+            base = bases.resolve(name)
+            if modality != "video" and bases.family(base, offline=self.offline, modality=modality).makes_clips:
+                raise PcsError(f"{name}: is a base for clips; use `pcs video`, or take a base for pictures.")
+            return bases.load(base, self.device, offline=self.offline, modality=modality)
 
         return self.kept.bare((name, modality), load) if self.kept else load()
 

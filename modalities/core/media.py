@@ -9,6 +9,7 @@ from __future__ import annotations
 import glob
 import hashlib
 import struct
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -43,6 +44,7 @@ SUFFIXES = frozenset(
 SMALLEST_SIDE = 16
 LARGEST_PIXELS = 250_000_000
 EXIF_ORIENTATION = 0x0112
+_LIMIT = threading.Lock()
 # What Pillow raises at damaged files.
 UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, RuntimeError, TypeError, struct.error)
 
@@ -143,9 +145,8 @@ def upright_rgb(path: Path) -> tuple[Image.Image, list[str]]:
     """
     remarks: list[str] = []
     allow_heic()
-    previous_limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
     try:
-        with Image.open(path) as opened:
+        with _opened(path) as opened:
             _require_usable_size(opened.size)
             if getattr(opened, "n_frames", 1) > 1:
                 remarks.append("is animated: only its first frame is used")
@@ -157,9 +158,18 @@ def upright_rgb(path: Path) -> tuple[Image.Image, list[str]]:
         raise Unusable("is not a picture, or of a format that cannot be read") from error
     except UNREADABLE as error:
         raise Unusable(f"is damaged ({error})") from error
-    finally:
-        Image.MAX_IMAGE_PIXELS = previous_limit
     return _rgb(image, remarks), remarks
+
+
+def _opened(path: Path) -> Image.Image:
+    """A picture of any size, not yet decoded."""
+    # Pillow's own limit is one for all threads, and looked at when a picture is opened.
+    with _LIMIT:
+        previous, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+        try:
+            return Image.open(path)
+        finally:
+            Image.MAX_IMAGE_PIXELS = previous
 
 
 def _require_usable_size(size: tuple[int, int]) -> None:

@@ -79,7 +79,7 @@ def personalize(
         with (opened or partial(_base, recipe, concept, machine, progress))() as studio:
             if run.exists():
                 run.require_same(recipe, concept, studio.backbone.fingerprint)
-            if not any(True for _ in studio.parameters()):
+            if next(studio.parameters(), None) is None:
                 raise PcsError(f'recipe "{recipe.title}" has no component that learns; add one, components.lora={{}}.')
             work = (session or Session)(run, studio, machine)
             made = work.plan()

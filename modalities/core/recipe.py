@@ -366,7 +366,8 @@ def _checked(raw: dict[str, Any], mistakes: list[str], source: str) -> Recipe:
     names = [part.name for part in parts]
     mistakes += [f"components: {name} is listed twice." for name in sorted({n for n in names if names.count(n) > 1})]
     mistakes += _contradictions(parts)
-    learners = set(names)
+    # Those with a mistake of their own are there all the same.
+    learners = {_named(item)[0] for item in listed}
     for number, phase in enumerate(recipe.phases):
         for name in phase.learn:
             if name not in learners:
@@ -413,7 +414,8 @@ def _explained(error: ValidationError, prefix: str, model: type[BaseModel]) -> l
             lines.append(f"{path}: is missing.")
         else:
             reason = one["msg"].removeprefix("Value error, ")
-            lines.append(f"{path}: {reason[0].lower()}{reason[1:]}, not {one['input']!r}.")
+            given = "" if ", not " in reason else f", not {one['input']!r}"
+            lines.append(f"{path}: {reason[0].lower()}{reason[1:]}{given}.")
     return lines
 
 

@@ -153,7 +153,7 @@ def _film(images: list[Image.Image], path: Path) -> Path:
 
     # H.264 wants even sides.
     width, height = (side + side % 2 for side in images[0].size)
-    padded = [ImageOps.pad(image, (width, height), color="white", centering=(0, 0)) for image in images]
+    padded = [ImageOps.expand(image, (0, 0, width - image.width, height - image.height), "white") for image in images]
     with replacing(path) as temporary:
         command = [get_ffmpeg_exe(), "-y", "-loglevel", "error", "-f", "rawvideo", "-pix_fmt", "rgb24"]
         command += ["-s", f"{width}x{height}", "-r", str(FRAMES_PER_SECOND), "-i", "-", "-c:v", "libx264"]

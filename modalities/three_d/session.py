@@ -138,7 +138,7 @@ class SceneSession(Session):
 
     def train(self) -> None:
         about = self.run.about()
-        if about.get("prior") != self._learned:
+        if "prior" not in about:
             self.run.write_about(about | {"prior": self._learned})
         super().train()
 

@@ -134,7 +134,7 @@ def _files(guest: Guest, host: Artifact) -> tuple[list[LoraFile], str | None]:
 
 def _learned_more(run: Path) -> bool:
     """Whether a run has learned something beside words of the base's text encoders."""
-    return not all(name.startswith("learned_embeds") for name in Artifact.open(run).about()["portable"])
+    return not all(name.startswith("learned_embeds") for name in Artifact.open(run).about().get("portable", []))
 
 
 def _teach(guest: Guest, studio: Studio) -> bool:

@@ -261,8 +261,12 @@ def test_a_recipe_in_which_nothing_learns(pcs: Pcs, photos: Path, base: Path) ->
 
 
 def test_a_base_for_clips_makes_no_pictures(pcs: Pcs, photos: Path) -> None:
-    told = pcs("train", "image", photos, "--noun", "dog", "--base", "mini-video", "--out", "run")
-    _one_line(told, "mini-video: is a base for clips")
+    for words in (
+        ("train", "image", photos, "--noun", "dog", "--out", "run"),
+        ("protect", photos, "--noun", "dog", "--out", "safe"),
+        ("3d", "dreamfusion", "dog", "--out", "scene"),
+    ):
+        _one_line(pcs(*words, "--base", "mini-video"), "mini-video: is a base for clips")
 
 
 def test_a_recipe_for_another_modality(pcs: Pcs, photos: Path, tmp_path: Path) -> None:
@@ -525,8 +529,13 @@ def test_a_prompt_without_the_slot(pcs: Pcs, photos: Path, base: Path) -> None:
 
 def test_a_change_that_a_finished_run_cannot_take(pcs: Pcs, photos: Path, base: Path) -> None:
     assert _train(pcs, photos, base).code == 0
-    for change, said in (("components.cut_mix={}", "components.cut_mix"), ("train.steps=9", "train")):
-        _one_line(pcs("generate", "run", "a {}", "--set", change), f"{said} is of training alone")
+    for change, said in (
+        ("components.cut_mix={}", "components.cut_mix is of training alone"),
+        ("train.steps=9", "train is of training alone"),
+        ("data.flip=true", "data.flip is of training alone"),
+        ("sample.steps=1500", "sample.steps"),
+    ):
+        _one_line(pcs("generate", "run", "a {}", "--set", change), said)
 
 
 def test_generating_from_what_is_no_run(pcs: Pcs, photos: Path) -> None:

@@ -415,6 +415,31 @@ def test_two_folders_train_into_one_run_that_names_them_by_number(pcs: Pcs, phot
     assert [one["title"] for one in typed.json["reports"]] == ["photos-others, sks dog", "photos-others, ohwx cat"]
 
 
+def test_runs_of_several_subjects_and_of_one_name_are_told_apart(pcs: Pcs, photos: Path, base: Path) -> None:
+    other = tiny.photos(Path("others"), seed=5)
+    words = ("train", "image", photos, other, "--noun", "dog", "--noun", "cat", "--base", base, *FAST)
+    for place in ("one/pair", "two/pair"):
+        assert pcs(*words, "--out", place).code == 0
+    told = pcs("inspect", "one/pair", "--json").json
+    assert (told["subject"], told["photos"]) == ("sks dog, ohwx cat", 6)
+    typed = pcs("eval", "one/pair", "two/pair", "-n", "1", "--metrics", "dino_i", "--json")
+    assert typed.code == 0, typed.err
+    titles = [f"{place}/pair, {phrase}" for place in ("one", "two") for phrase in ("sks dog", "ohwx cat")]
+    assert [one["title"] for one in typed.json["reports"]] == titles
+
+
+def test_a_run_finds_its_base_from_anywhere(
+    pcs: Pcs, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tiny.stable_diffusion(tmp_path / "models" / "sd")
+    monkeypatch.chdir(tmp_path)
+    typed = pcs("train", "image", photos, "--noun", "dog", "--base", "models/sd", "--out", "run", *FAST)
+    assert typed.code == 0, typed.err
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert pcs("generate", "../run", "a {}", "--offline").code == 0
+
+
 def test_merge_shows_whom_each_subject_is_like_and_leaves_a_run(pcs: Pcs, run: Path, photos: Path, base: Path) -> None:
     other = tiny.photos(Path("others"), seed=5)
     assert pcs("train", "image", other, "--noun", "cat", "--base", base, "--out", "second", *FAST).code == 0
@@ -424,6 +449,7 @@ def test_merge_shows_whom_each_subject_is_like_and_leaves_a_run(pcs: Pcs, run: P
     assert table[0] == ["asked", "for", "like", "sks", "dog", "like", "sks", "cat"]
     assert [row[:2] for row in table[1:3]] == [["sks", "dog"], ["sks", "cat"]]
     assert Path("both/contact-sheet.png").is_file()
+    assert pcs("inspect", "both", "--json").json["subject"] == "sks dog, sks cat"
     typed = pcs("generate", "both", "a {1} beside a {2}", "--json")
     assert typed.code == 0, typed.err
     together = Path(typed.json["images"][0]).read_bytes()

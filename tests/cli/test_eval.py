@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
+from modalities.core import media
 from tests import driver
 from tests.conftest import Typed
 
@@ -97,6 +99,14 @@ def test_pictures_are_turned_upright_as_photos_are(pcs: Pcs, photos: Path) -> No
     assert found.code == 0, found.err
     (report,) = json.loads(Path("page/evaluation.json").read_text()).values()
     assert report["metrics"]["copy"]["mean"] == pytest.approx(1.0, abs=1e-4)
+
+
+def test_pictures_are_read_side_by_side_whatever_their_size(monkeypatch: pytest.MonkeyPatch, pictures: Path) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
+    with ThreadPoolExecutor(8) as readers:
+        found = list(readers.map(lambda _: media.upright_rgb(pictures / "0.png")[0], range(200)))
+    assert len({one.tobytes() for one in found}) == 1
+    assert Image.MAX_IMAGE_PIXELS == 10
 
 
 def test_lists_of_pictures_name_them_in_any_way_but_not_without_a_prompt(pcs: Pcs, pictures: Path) -> None:

@@ -145,6 +145,10 @@ def test_one_photo_flat_photos_and_protected_photos_are_warned_about(cloak: Pcs,
     assert "white.png is flat" in done.err
     again = cloak(tmp_path / "out", "-o", tmp_path / "twice")
     assert "white.png was protected before" in again.err
+    record = json.loads((tmp_path / "out" / "protect.json").read_text())
+    record["files"]["other.png"] = {"protected": False, "photo": "", "remarks": []}
+    (tmp_path / "out" / "protect.json").write_text(json.dumps(record))
+    assert "white.png was protected before" in cloak(tmp_path / "out", "-o", tmp_path / "thrice").err
 
 
 def test_extreme_shapes_are_protected_along_their_length(cloak: Pcs, tmp_path: Path) -> None:

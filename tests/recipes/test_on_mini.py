@@ -78,20 +78,8 @@ def test_a_few_steps_lower_the_held_out_loss_and_raise_the_likeness(machine: Mac
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("name", "least", "usual"),
-    [
-        ("dreambooth", 0.1, 0.4),
-        ("dreambooth_lora", 0.1, 0.4),
-        ("neti", 0.1, 0.4),
-        ("pivotal_tuning", 0.1, 0.4),
-        # One word alone holds a mug, but hardly a robot or a backpack.
-        ("textual_inversion", -0.2, 0.15),
-    ],
-)
-def test_subjects_are_there_in_contexts_they_were_never_seen_in(
-    name: str, least: float, usual: float, machine: Machine, tmp_path: Path
-) -> None:
+@pytest.mark.parametrize("name", ["dreambooth", "dreambooth_lora", "neti", "pivotal_tuning", "textual_inversion"])
+def test_subjects_are_there_in_contexts_they_were_never_seen_in(name: str, machine: Machine, tmp_path: Path) -> None:
     prompts, gained = list(ASKED_FOR.values()), []
     for kind in ("mug", "robot", "backpack"):
         place = tmp_path / kind
@@ -108,8 +96,8 @@ def test_subjects_are_there_in_contexts_they_were_never_seen_in(
         seen = load_probe(BASE)(torch.stack([media.to_pixels(picture) for picture in mine]))["context"].argmax(1)
         asked = torch.tensor([HEADS["context"].index(context) for context in ASKED_FOR]).repeat_interleave(4)
         assert (seen == asked).float().mean() >= 0.75, kind
-    assert min(gained) > least, gained
-    assert mean(gained) > usual, gained
+    assert min(gained) > 0.1, gained
+    assert mean(gained) > 0.4, gained
 
 
 @pytest.mark.slow

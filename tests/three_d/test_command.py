@@ -112,6 +112,9 @@ def test_one_word_becomes_a_scene_that_can_be_drawn_and_meshed_again(pcs: Pcs, m
     assert sorted(path.name for path in (tmp_path / "alone").iterdir()) == ["mesh.mtl", "mesh.obj", "mesh.png"]
     refused = pcs("3d", "export", "out", "--format", "stl")
     assert refused.message == '--format is glb, obj, ply or nerfstudio, not "stl".'
+    assert pcs("3d", "dreamfusion", "--run", "out").message == "--run out: is not a finished run of `pcs train image`."
+    assert "is a run of a scene; use `pcs 3d eval`" in pcs("eval", "out").message
+    assert pcs("inspect", "out", "--json").json["subject"] == "dog"
     measured = pcs("3d", "eval", "out", "--json")
     assert measured.json["iou"] is None
     assert 0 <= measured.json["view_words"] <= 1
@@ -122,6 +125,10 @@ def test_one_word_becomes_a_scene_that_can_be_drawn_and_meshed_again(pcs: Pcs, m
 def test_a_plan_says_stages_and_what_is_asked_of_each_side(
     pcs: Pcs, method: Path, photos: Path, tmp_path: Path
 ) -> None:
+    front = ("--set", 'components.view_prompts.words.front=", from the front"')
+    told = pcs("3d", "dreambooth3d", photos, "--noun", "dog", "-r", method, "-o", "out", "--dry-run", *front)
+    assert "a photo of a sks dog in the snow, from the front" in " ".join(told.err.split())
+    assert "a photo of a sks dog in the snow, back view" in " ".join(told.err.split())
     told = pcs("3d", "dreambooth3d", photos, "--noun", "dog", "-r", method, "-o", "out", "--dry-run")
     assert told.code == 0, told.err
     said = " ".join(told.err.split())
@@ -176,6 +183,7 @@ def test_mistakes_are_one_line(pcs: Pcs, photos: Path, tmp_path: Path) -> None:
         (("dreambooth3d", "nowhere", "--noun", "dog"), "nowhere: there is no such folder."),
         (("dreambooth3d", photos, "--noun", "dog", "-r", "dreamfusion"), "the recipe needs the component dreambooth."),
         (("dreambooth3d", photos, "--noun", "dog", "--set", "components.orbit.azimuth=3"), "unknown key"),
+        (("dreambooth3d", photos, "--noun", "dog", "--set", "components.nerf.sides=[]"), "components.nerf.sides: "),
     ):
         told = pcs("3d", *words)
         assert told.code == 2, (words, told)

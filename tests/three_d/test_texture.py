@@ -130,6 +130,12 @@ def test_obj_names_its_material_and_its_texture(solid: Textured, tmp_path: Path)
     assert _off(Image.open(tmp_path / "ball.png"), from_above, vertices[flat[:, 0]]) < 0.03
 
 
+def test_a_tiny_obj_has_all_its_vertices(solid: Textured, tmp_path: Path) -> None:
+    mesh_files.write_obj(solid.standing(0.001), tmp_path / "ball.obj")
+    told = [line for line in (tmp_path / "ball.obj").read_text().splitlines() if line.startswith("v ")]
+    assert len(set(told)) == len(told) == len(solid.mesh.vertices)
+
+
 def test_points_can_be_read_back(tmp_path: Path) -> None:
     mesh = meshed(ball(20))
     points = mesh.points(*mesh.scattered(500))
