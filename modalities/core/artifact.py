@@ -13,7 +13,7 @@ from modalities.core import media
 from modalities.core import recipe as recipes
 from modalities.core.concept import Concept
 from modalities.core.errors import PcsError
-from modalities.core.files import LOCK, read_record, replacing, write_json, write_text
+from modalities.core.files import LOCK, fingerprint, read_record, replacing, write_json, write_text
 from modalities.core.media import Photo
 from modalities.core.recipe import Recipe
 
@@ -187,6 +187,7 @@ class Artifact:
                 **_told(concept),
                 "others": [_told(one) for one in concept.others],
                 "concept_digest": concept.digest,
+                "read": _read(recipe, concept),
                 "base_fingerprint": base_fingerprint,
                 "versions": versions(),
             }
@@ -200,7 +201,7 @@ class Artifact:
         """Check that a run to be resumed is still the same work.
 
         Raises:
-            PcsError: recipe, photos or base have changed; names what.
+            PcsError: recipe, photos, captions, masks or base have changed; names what.
         """
         before, now = self.recipe().model_dump(mode="json"), recipe.model_dump(mode="json")
         changed = [key for key in now if before.get(key) != now[key]]
@@ -210,6 +211,9 @@ class Artifact:
         if self.about()["concept_digest"] != concept.digest:
             before = {path: digest for one in self.subjects() for path, digest in one["photos"].items()}
             raise PcsError(f"{self.folder}: cannot resume, {_photo_change(before, concept)}; choose another --out.")
+        files = _read(recipe, concept)
+        if other := sorted(path for path, _ in self.about().get("read", files).items() ^ files.items()):
+            raise PcsError(f"{self.folder}: cannot resume, {other[0]} has changed; choose another --out.")
         if self.about()["base_fingerprint"] != base_fingerprint:
             raise PcsError(f"{self.folder}: cannot resume, the base has changed; choose another --out.")
 
@@ -229,6 +233,11 @@ def _still_there(photos: dict[str, str]) -> tuple[Photo, ...]:
 def _told(concept: Concept) -> dict[str, Any]:
     photos = {str(photo.path.resolve()): photo.digest for photo in concept.photos}
     return {"noun": concept.noun, "phrase": concept.phrase, "photos": photos}
+
+
+def _read(recipe: Recipe, concept: Concept) -> dict[str, str]:
+    """Hashes of captions, masks and whatever else the components read beside the photos."""
+    return {str(path.resolve()): fingerprint(path) for part in recipe.components for path in part.reads(concept)}
 
 
 def _photo_change(before: dict[str, str], concept: Concept) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Generator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, PrivateAttr
@@ -12,6 +13,7 @@ if TYPE_CHECKING:
     from torch import Tensor
     from torch.nn import Parameter
 
+    from modalities.core.concept import Concept
     from modalities.core.step import Batch, Step
     from modalities.core.studio import Studio
 
@@ -52,6 +54,11 @@ class Component(BaseModel):
     def studio(self) -> Studio:
         """The base, the concept and the randomness that `prepare` was given."""
         return self._studio
+
+    def reads(self, concept: Concept) -> list[Path]:
+        """The files beside the photos that it learns from: those that its settings name, or that lie in a folder."""
+        named = [value for _, value in self if isinstance(value, Path)]
+        return [path for one in named for path in (sorted(one.iterdir()) if one.is_dir() else [one]) if path.is_file()]
 
     def prepare(self, studio: Studio) -> None:
         """Put the component in place on `studio.backbone`; make what it needs before the first step."""

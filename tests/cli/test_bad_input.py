@@ -452,6 +452,22 @@ def test_resume_with_changed_photos(pcs: Pcs, photos: Path, base: Path) -> None:
     _one_line(_train(pcs, photos, base, "--resume"), "photos have changed", "extra.png new")
 
 
+def test_resume_with_changed_captions_or_masks(pcs: Pcs, photos: Path, base: Path, tmp_path: Path) -> None:
+    masks = tmp_path / "masks"
+    masks.mkdir()
+    for path in sorted(photos.iterdir()):
+        path.with_suffix(".txt").write_text("a {} on a table")
+        Image.new("L", Image.open(path).size, 255).save(masks / path.name)
+    more = ("--set", "components.captions={}", "--set", f"components.masked_loss.masks={masks}")
+    assert _train(pcs, photos, base, *more).code == 0
+    assert _train(pcs, photos, base, *more, "--resume").code == 0
+    (photos / "01.txt").write_text("a {} on a chair")
+    _one_line(_train(pcs, photos, base, *more, "--resume"), "cannot resume", "photos/01.txt has changed")
+    (photos / "01.txt").write_text("a {} on a table")
+    Image.new("L", Image.open(photos / "00.png").size, 200).save(masks / "00.png")
+    _one_line(_train(pcs, photos, base, *more, "--resume"), "cannot resume", "masks/00.png has changed")
+
+
 def test_output_that_cannot_be_written(pcs: Pcs, photos: Path, base: Path, tmp_path: Path) -> None:
     (tmp_path / "run").write_text("a file is in the way")
     _one_line(_train(pcs, photos, base), "is a file")

@@ -16,6 +16,8 @@ from modalities.core.component import Component
 from modalities.core.errors import PcsError
 
 if TYPE_CHECKING:
+    from modalities.core.concept import Concept
+    from modalities.core.media import Photo
     from modalities.core.step import Batch
     from modalities.core.studio import Studio
 
@@ -33,6 +35,9 @@ class Captions(Component):
         """The prompt of every photo of the concept."""
         return self._prompts
 
+    def reads(self, concept: Concept) -> list[Path]:
+        return [path for photo in concept.all_photos if (path := self._file(photo)).is_file()]
+
     def prepare(self, studio: Studio) -> None:
         super().prepare(studio)
         if not studio.training:
@@ -41,7 +46,7 @@ class Captions(Component):
             raise PcsError(f"captions.folder: {self.folder} is no folder.")
         missing: list[str] = []
         for photo, subject in zip(studio.concept.all_photos, studio.concept.owners, strict=True):
-            path = (self.folder or photo.path.parent) / f"{photo.path.stem}.txt"
+            path = self._file(photo)
             try:
                 text = " ".join(path.read_text(encoding="utf-8").split())
             except FileNotFoundError:
@@ -55,6 +60,9 @@ class Captions(Component):
         if missing:
             have = "has no text file of its name" if len(missing) == 1 else "have no text files of their names"
             raise PcsError(f"captions: {', '.join(missing)} {have}; write one for every photo.")
+
+    def _file(self, photo: Photo) -> Path:
+        return (self.folder or photo.path.parent) / f"{photo.path.stem}.txt"
 
     def batch(self, batch: Batch) -> Batch:
         own = [self._prompts[self.studio.photo_at(position)] for position in batch.positions]
