@@ -1,10 +1,10 @@
 """Does the motion of a clip come over without its looks? Motion-only runs on mini, judged against the world's truth.
 
-`python -m tests.benchmarks.motion FOLDER [--subjects N]` learns each of six motions from one clip of a held-out
-subject, with MotionDirector and with plain LoRAs of the same layers and of all, at the same steps. These and the base
-draw N other held-out subjects from the same noise, with a share of the clip's own noise and without; the tables of
-docs/video.md are printed. Prompts say nothing of the motion. The recipe's numbers were chosen on other subjects that
-jump, slide to the left and swing. It goes on where it was stopped.
+`python -m tests.benchmarks.motion FOLDER [--subjects N] [--steps N] [--motions NAME …]` learns each of six motions from
+one clip of a held-out subject, with MotionDirector and with plain LoRAs of the same layers and of all, at the same
+steps. These and the base draw N other held-out subjects from the same noise, with a share of the clip's own noise and
+without; the tables of docs/video.md are printed. Prompts say nothing of the motion. The recipe's numbers were chosen on
+other subjects that jump, slide to the left and swing. It goes on where it was stopped.
 """
 
 from __future__ import annotations
@@ -60,24 +60,28 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--subjects", type=int, default=6)
+    parser.add_argument("--steps", type=int, help="of learning a clip; other than the recipe's want another FOLDER")
+    parser.add_argument("--motions", nargs="+", choices=MOTIONS, default=MOTIONS)
     asked = parser.parse_args()
     torch.set_num_threads(1)
-    for number, motion in enumerate(MOTIONS):
-        _render(asked.folder, number, motion, asked.subjects)
+    for motion in asked.motions:
+        _render(asked.folder, motion, asked.subjects)
         for arm in ARMS:
-            _draw(asked.folder, number, motion, arm, asked.subjects)
-    sys.stdout.write(motion_table.tables(asked.folder, MOTIONS, ROWS, PAIRS, asked.subjects) + "\n")
+            _draw(asked.folder, motion, arm, asked.subjects, asked.steps)
+    sys.stdout.write(motion_table.tables(asked.folder, tuple(asked.motions), ROWS, PAIRS, asked.subjects) + "\n")
 
 
-def shown(number: int, motion: str) -> Clip:
+def shown(motion: str) -> Clip:
     """The clip that a motion is learned from."""
+    number = MOTIONS.index(motion)
     subject = Subject.random(SEED + number, SHOWN[number], held_out=True)
     scene = Scene.random(SEED + number, subject, CONTEXTS[number], held_out=True)
     return Clip.random(SEED + number, motion, scene)
 
 
-def asked_for(number: int, motion: str, index: int) -> Clip:
+def asked_for(motion: str, index: int) -> Clip:
     """What is then to be drawn: the motion of another subject in another place."""
+    number = MOTIONS.index(motion)
     kinds = [kind for kind in ASKED if kind != SHOWN[number]]
     seed = SEED + 100 + 10 * number + index
     subject = Subject.random(seed, kinds[(number + index) % len(kinds)], held_out=True)
@@ -90,15 +94,15 @@ def without_motion(clip: Clip) -> str:
     return clip_prompt_of(clip).replace(f" {MOTION_PHRASES[clip.motion][0]}", "")
 
 
-def _render(folder: Path, number: int, motion: str, subjects: int) -> None:
+def _render(folder: Path, motion: str, subjects: int) -> None:
     """Write what is asked for as it truly looks."""
     for index in range(subjects):
-        clip, path = asked_for(number, motion, index), motion_table.place(folder, motion, RENDERED, index)
+        clip, path = asked_for(motion, index), motion_table.place(folder, motion, RENDERED, index)
         path.parent.mkdir(parents=True, exist_ok=True)
         np.savez_compressed(path, clip=render_clip(clip, 64).transpose(0, 3, 1, 2), prompt=without_motion(clip))
 
 
-def _draw(folder: Path, number: int, motion: str, arm: str, subjects: int) -> None:
+def _draw(folder: Path, motion: str, arm: str, subjects: int, steps: int | None) -> None:
     """Draw what is missing of one motion by one arm, from the clip's noise and without."""
     places = {
         (index, start): motion_table.place(folder, motion, arm + start, index)
@@ -109,14 +113,14 @@ def _draw(folder: Path, number: int, motion: str, arm: str, subjects: int) -> No
     if not missing:
         return
     source = folder / f"{motion.replace(' ', '-')}.mp4"
-    clip = shown(number, motion)
+    clip = shown(motion)
     if not source.is_file():
         save_clip(torch.from_numpy(render_clip(clip, 128)).permute(0, 3, 1, 2) / 255, source, 8)
-    studio = _learned(source, clip, ARMS[arm], Cache(folder / "cache"))
+    studio = _learned(source, clip, ARMS[arm], steps, Cache(folder / "cache"))
     noise = next(part for part in studio.components if isinstance(part, Footage)).inversion()
     policy = next(part for part in studio.components if isinstance(part, InitialNoise))
     for (index, start), path in missing.items():
-        prompt = without_motion(asked_for(number, motion, index))
+        prompt = without_motion(asked_for(motion, index))
         policy.inverted = STARTS[start]
         made = clip_of_studio(studio, prompt, seed=0, index=index, inverted=noise)
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -124,7 +128,9 @@ def _draw(folder: Path, number: int, motion: str, arm: str, subjects: int) -> No
         sys.stderr.write(f"{path}\n")
 
 
-def _learned(source: Path, clip: Clip, arm: tuple[tuple[str, ...], str] | None, cache: Cache) -> Studio:
+def _learned(
+    source: Path, clip: Clip, arm: tuple[tuple[str, ...], str] | None, steps: int | None, cache: Cache
+) -> Studio:
     """The base after it has learned a clip; the base itself if there is no arm."""
     chosen = recipe.load("video/motiondirector")
     without, more = arm or ((), "")
@@ -134,7 +140,12 @@ def _learned(source: Path, clip: Clip, arm: tuple[tuple[str, ...], str] | None, 
             part.layers += more
     learn = {part.name for part in parts}
     phases = [
-        phase.model_copy(update={"learn": {name: rate for name, rate in phase.learn.items() if name in learn}})
+        phase.model_copy(
+            update={
+                "learn": {name: rate for name, rate in phase.learn.items() if name in learn},
+                "steps": steps or phase.steps,
+            }
+        )
         for phase in chosen.phases
     ]
     chosen = chosen.model_copy(update={"components": parts, "phases": phases})
