@@ -310,12 +310,15 @@ def _merge(onto: dict[str, Any], patch: dict[str, Any], mistakes: list[str], *, 
         if isinstance(here, dict) and isinstance(value, dict):
             _merge(here, value, mistakes)
         elif key == "components" and isinstance(here, list) and isinstance(value, dict):
-            onto[key] = _merge_components(here, value, mistakes, may_add)
+            known = list(plugins.names("components", onto.get("modality")))
+            onto[key] = _merge_components(here, value, known, mistakes, may_add)
         else:
             onto[key] = copy.deepcopy(value)
 
 
-def _merge_components(listed: list[Any], patch: dict[str, Any], mistakes: list[str], may_add: bool) -> list[Any]:
+def _merge_components(
+    listed: list[Any], patch: dict[str, Any], known: list[str], mistakes: list[str], may_add: bool
+) -> list[Any]:
     """Change the settings of listed components; one that is set to null is dropped."""
     by_name: dict[str, Any] = {}
     for item in listed:
@@ -326,11 +329,12 @@ def _merge_components(listed: list[Any], patch: dict[str, Any], mistakes: list[s
             mistakes.append(f"components.{name}: takes settings, {name}.KEY=VALUE or {{}}, not {settings!r}.")
         elif name not in by_name and may_add:
             by_name[name] = settings
-        elif name not in by_name and settings is not None and name in plugins.names("components"):
+        elif name not in by_name and settings is not None and name in known:
             by_name = {name: settings} | by_name
         elif name not in by_name:
-            known = [*by_name, *plugins.names("components")]
-            mistakes.append(f"components.{name}: the recipe has no such component; {did_you_mean(name, known)}")
+            mistakes.append(
+                f"components.{name}: the recipe has no such component; {did_you_mean(name, [*by_name, *known])}"
+            )
         elif settings is None:
             del by_name[name]
         else:
