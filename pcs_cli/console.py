@@ -56,7 +56,8 @@ class Console:
 
     def result_text(self, text: str) -> None:
         """Write one line to stdout."""
-        sys.stdout.write(text + "\n")
+        # File names may hold bytes that are no UTF-8: JSON's escapes stand for them, as in the files of a run.
+        sys.stdout.write(text.encode("utf-8", "backslashreplace").decode() + "\n")
         sys.stdout.flush()
 
     def result_table(self, head: list[str], rows: list[list[str]], value: dict[str, Any]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import socket
 import subprocess
@@ -426,6 +427,19 @@ def test_runs_of_several_subjects_and_of_one_name_are_told_apart(pcs: Pcs, photo
     assert typed.code == 0, typed.err
     titles = [f"{place}/pair, {phrase}" for place in ("one", "two") for phrase in ("sks dog", "ohwx cat")]
     assert [one["title"] for one in typed.json["reports"]] == titles
+
+
+def test_photos_whose_names_are_no_utf8(pcs: Pcs, photos: Path, base: Path) -> None:
+    odd = photos / os.fsdecode(b"caf\xe9.png")
+    try:
+        (photos / "00.png").rename(odd)
+    except OSError:
+        pytest.skip("this file system takes UTF-8 alone")
+    words = ("train", "image", photos, "--noun", "dog", "--base", base, "--out", "run", *FAST, "--json")
+    assert pcs(*words).code == 0
+    assert pcs(*words, "--resume").code == 0
+    assert str(odd) in json.loads(Path("run/run.json").read_text())["photos"]
+    assert pcs("inspect", "run", "--json").json["photos"] == 3
 
 
 def test_a_run_finds_its_base_from_anywhere(

@@ -151,6 +151,20 @@ def test_one_photo_flat_photos_and_protected_photos_are_warned_about(cloak: Pcs,
     assert "white.png was protected before" in cloak(tmp_path / "out", "-o", tmp_path / "thrice").err
 
 
+def test_a_photo_whose_name_is_no_utf8(cloak: Pcs, tmp_path: Path) -> None:
+    (tmp_path / "photos").mkdir()
+    name = os.fsdecode(b"caf\xe9.png")
+    try:
+        Image.effect_noise((80, 80), 60).convert("RGB").save(tmp_path / "photos" / name)
+    except OSError:
+        pytest.skip("this file system takes UTF-8 alone")
+    done = cloak(tmp_path / "photos", "-o", tmp_path / "out", "--json")
+    assert done.code == 0, done.err
+    assert done.json["files"][name]["protected"]
+    assert list(json.loads((tmp_path / "out" / "protect.json").read_text())["files"]) == [name]
+    assert (tmp_path / "out" / name).is_file()
+
+
 def test_extreme_shapes_are_protected_along_their_length(cloak: Pcs, tmp_path: Path) -> None:
     (tmp_path / "photos").mkdir()
     coarse = np.random.default_rng(0).integers(0, 255, (4, 60, 3), np.uint8)
