@@ -310,7 +310,7 @@ def _merge(onto: dict[str, Any], patch: dict[str, Any], mistakes: list[str], *, 
         if isinstance(here, dict) and isinstance(value, dict):
             _merge(here, value, mistakes)
         elif key == "components" and isinstance(here, list) and isinstance(value, dict):
-            known = list(plugins.names("components", onto.get("modality")))
+            known = list(plugins.names("components", str(onto.get("modality", "image"))))
             onto[key] = _merge_components(here, value, known, mistakes, may_add)
         else:
             onto[key] = copy.deepcopy(value)

@@ -247,12 +247,19 @@ def test_a_place_that_holds_somebody_s_files_is_left_alone(pcs: Pcs, photos: Pat
         ("components: [{lora: 4}]", "components.lora: takes settings"),
         ("bases: [mini]", "bases: is a mapping"),
         ("sample: 5", "sample: is a mapping"),
+        ("modality: [image]", "modality: input should be 'image'"),
         ("validation: {prompts: []}", "validation.prompts: "),
     ],
 )
 def test_a_recipe_of_another_form(pcs: Pcs, text: str, expected: str) -> None:
     Path("mine.yaml").write_text(f"title: mine\n{text}\n")
     _one_line(pcs("recipes", "check", "mine.yaml"), expected)
+
+
+def test_a_change_to_a_recipe_with_a_mistake(pcs: Pcs, photos: Path) -> None:
+    Path("mine.yaml").write_text("title: mine\nmodality: [image]\ncomponents: [lora]\n")
+    words = ("train", "image", photos, "--noun", "dog", "-r", "mine.yaml", "--out", "run")
+    _one_line(pcs(*words, "--set", "components.min_snr={}"), "modality: input should be 'image'")
 
 
 def test_a_recipe_in_which_nothing_learns(pcs: Pcs, photos: Path, base: Path) -> None:
