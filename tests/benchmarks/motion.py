@@ -1,10 +1,11 @@
 """Does the motion of a clip come over without its looks? Motion-only runs on mini, judged against the world's truth.
 
 `python -m tests.benchmarks.motion FOLDER [--subjects N] [--steps N] [--motions NAME …]` learns each of six motions from
-one clip of a held-out subject, with MotionDirector and with plain LoRAs of the same layers and of all, at the same
-steps. These and the base draw N other held-out subjects from the same noise, with a share of the clip's own noise and
-without; the tables of docs/video.md are printed. Prompts say nothing of the motion. The recipe's numbers were chosen on
-other subjects that jump, slide to the left and swing. It goes on where it was stopped.
+one clip of a held-out subject, with MotionDirector, with plain LoRAs of the same layers and of all, and with the
+frame-centred loss in place of its debiasing, at the same steps. These and the base draw N other held-out subjects from
+the same noise, with a share of the clip's own noise and without; the tables of docs/video.md are printed. Prompts say
+nothing of the motion. The recipe's numbers were chosen on other subjects that jump, slide to the left and swing. It
+goes on where it was stopped.
 """
 
 from __future__ import annotations
@@ -12,12 +13,14 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
 
 from modalities.core import bases, recipe
 from modalities.core.cache import Cache
+from modalities.core.component import Component
 from modalities.core.concept import Concept
 from modalities.core.device import choose
 from modalities.core.studio import Studio
@@ -26,6 +29,7 @@ from modalities.mini.motion import MOTION_PHRASES, Clip, render_clip
 from modalities.mini.world import CONTEXTS, Scene, Subject
 from modalities.video.clips import save_clip
 from modalities.video.components.footage import Footage
+from modalities.video.components.frame_centred_loss import FrameCentredLoss
 from modalities.video.components.initial_noise import InitialNoise
 from modalities.video.components.motion_lora import MotionLora
 from modalities.video.concept import with_clips
@@ -40,19 +44,33 @@ SHOWN, ASKED = (
     ("mug", "duck", "robot", "backpack", "teapot", "dog"),
 )
 DEBIASING = ("appearance_absorber", "appearance_debiased_loss")
-# What an arm leaves out of the recipe, and what else its LoRA learns in; the base learns nothing.
-ARMS: dict[str, tuple[tuple[str, ...], str] | None] = {
+
+
+class Arm(NamedTuple):
+    """What an arm leaves out of the recipe, puts into it, and what else its LoRA learns in."""
+
+    without: tuple[str, ...] = DEBIASING
+    more: tuple[type[Component], ...] = ()
+    layers: str = ""
+
+
+# The base learns nothing.
+ARMS: dict[str, Arm | None] = {
     "base": None,
-    "LoRA of all layers": (DEBIASING, "+spatial"),
-    "LoRA of temporal layers": (DEBIASING, ""),
-    "MotionDirector": ((), ""),
+    "LoRA of all layers": Arm(layers="+spatial"),
+    "LoRA of temporal layers": Arm(),
+    "frame-centred LoRA": Arm(more=(FrameCentredLoss,)),
+    "MotionDirector": Arm(without=()),
 }
 # How much of the clip's own noise drawings begin with.
 STARTS = {"": 0.0, ", with its noise": 0.3}
 # What was asked for as it truly looks: the best that any arm can be.
 RENDERED = "rendered"
 ROWS = ("base", RENDERED, *[f"{arm}{start}" for start in STARTS for arm in ARMS if arm + start != "base"])
-PAIRS = tuple((f"MotionDirector{start}", f"{arm}{start}") for start in STARTS for arm in list(ARMS)[:-1])
+PAIRS = (
+    *((f"MotionDirector{start}", f"{arm}{start}") for start in STARTS for arm in list(ARMS)[:-1]),
+    *((f"frame-centred LoRA{start}", f"LoRA of temporal layers{start}") for start in STARTS),
+)
 SEED = 7_000_000
 
 
@@ -128,16 +146,14 @@ def _draw(folder: Path, motion: str, arm: str, subjects: int, steps: int | None)
         sys.stderr.write(f"{path}\n")
 
 
-def _learned(
-    source: Path, clip: Clip, arm: tuple[tuple[str, ...], str] | None, steps: int | None, cache: Cache
-) -> Studio:
+def _learned(source: Path, clip: Clip, arm: Arm | None, steps: int | None, cache: Cache) -> Studio:
     """The base after it has learned a clip; the base itself if there is no arm."""
     chosen = recipe.load("video/motiondirector")
-    without, more = arm or ((), "")
-    parts = [part for part in chosen.components if part.name not in without]
+    taken = arm or Arm()
+    parts = [*(part for part in chosen.components if part.name not in taken.without), *(kind() for kind in taken.more)]
     for part in parts:
         if isinstance(part, MotionLora):
-            part.layers += more
+            part.layers += taken.layers
     learn = {part.name for part in parts}
     phases = [
         phase.model_copy(
