@@ -56,7 +56,10 @@ class Component(BaseModel):
         return self._studio
 
     def reads(self, concept: Concept) -> list[Path]:
-        """The files beside the photos that it learns from: those that its settings name, or that lie in a folder."""
+        """The files beside the photos that it learns from: those that its settings name, or that lie in a folder.
+
+        What a resumed run must find unchanged.
+        """
         named = [value for _, value in self if isinstance(value, Path)]
         return [path for one in named for path in (sorted(one.iterdir()) if one.is_dir() else [one]) if path.is_file()]
 

@@ -17,6 +17,7 @@ import modalities
 from modalities.core import plugins
 from modalities.core.component import Component, Template
 from modalities.core.errors import PcsError, did_you_mean
+from modalities.core.mistakes import explained, mistaken
 
 LOOKS = 5
 Positive = Annotated[int, Field(gt=0)]
@@ -365,8 +366,8 @@ def _checked(raw: dict[str, Any], mistakes: list[str], source: str) -> Recipe:
     try:
         recipe = schema.model_validate(raw).model_copy(update={"components": parts})
     except ValidationError as error:
-        mistakes += _explained(error, "", schema)
-        raise _mistaken(mistakes, source) from None
+        mistakes += explained(error, "", schema)
+        raise mistaken(mistakes, source) from None
     names = [part.name for part in parts]
     mistakes += [f"components: {name} is listed twice." for name in sorted({n for n in names if names.count(n) > 1})]
     mistakes += _contradictions(parts)
@@ -377,7 +378,7 @@ def _checked(raw: dict[str, Any], mistakes: list[str], source: str) -> Recipe:
             if name not in learners:
                 mistakes.append(f"phases.{number}.learn.{name}: is not a component; {did_you_mean(name, learners)}")
     if mistakes:
-        raise _mistaken(mistakes, source)
+        raise mistaken(mistakes, source)
     return recipe
 
 
@@ -398,39 +399,5 @@ def _component(item: Any, modality: str, mistakes: list[str]) -> list[Component]
     except PcsError as error:
         mistakes.append(f"components: {error}")
     except ValidationError as error:
-        mistakes += _explained(error, f"components.{name}.", plugins.load("components", name, Component, modality))
+        mistakes += explained(error, f"components.{name}.", plugins.load("components", name, Component, modality))
     return []
-
-
-def _mistaken(mistakes: list[str], source: str) -> PcsError:
-    if len(mistakes) == 1:
-        return PcsError(f"{source}: {mistakes[0]}")
-    return PcsError(f"{source}: {len(mistakes)} mistakes:\n" + "\n".join(f"  {line}" for line in mistakes))
-
-
-def _explained(error: ValidationError, prefix: str, model: type[BaseModel]) -> list[str]:
-    lines: list[str] = []
-    for one in error.errors(include_url=False):
-        path = prefix + ".".join(str(key) for key in one["loc"])
-        if one["type"] == "extra_forbidden":
-            lines.append(f"{path}: unknown key; {did_you_mean(str(one['loc'][-1]), _fields(model, one['loc'][:-1]))}")
-        elif one["type"] == "missing":
-            lines.append(f"{path}: is missing.")
-        else:
-            reason = one["msg"].removeprefix("Value error, ")
-            given = "" if ", not " in reason else f", not {one['input']!r}"
-            lines.append(f"{path}: {reason[0].lower()}{reason[1:]}{given}.")
-    return lines
-
-
-def _fields(model: type[BaseModel], loc: tuple[int | str, ...]) -> list[str]:
-    """Names of the fields that the section at `loc` allows."""
-    for key in loc:
-        if isinstance(key, int):
-            continue
-        inner = model.model_fields[key].annotation
-        inner = get_args(inner)[0] if get_args(inner) else inner
-        if not (isinstance(inner, type) and issubclass(inner, BaseModel)):
-            return []
-        model = inner
-    return list(model.model_fields)

@@ -7,6 +7,7 @@ import yaml
 from pydantic import Field, ValidationError
 
 from modalities.core.errors import PcsError
+from modalities.core.mistakes import explained, mistaken
 from modalities.core.recipe import Section
 
 Positive = Annotated[int, Field(gt=0)]
@@ -209,5 +210,4 @@ def load(path: Path) -> BuildRecipe:
     except (OSError, yaml.YAMLError, KeyError, TypeError) as error:
         raise PcsError(f"{path}: is not a base with a build recipe ({error}).") from error
     except ValidationError as error:
-        mistakes = [f"build.{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors()]
-        raise PcsError(f"{path}: " + "; ".join(mistakes)) from error
+        raise mistaken(explained(error, "build.", BuildRecipe), str(path)) from error
