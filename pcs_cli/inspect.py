@@ -62,7 +62,8 @@ def _base(path: Path) -> dict[str, Any]:
     found = bases.problems(path)
     if found:
         raise PcsError(found[0])
-    base = bases.resolve(str(path))
+    # In full: a folder may have the name of a base that is listed.
+    base = bases.resolve(str(path.resolve()))
     return {
         "kind": "base",
         "family": bases.family(base, offline=True).__name__,

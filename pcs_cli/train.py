@@ -83,7 +83,8 @@ def image(
         _tell_preview(chosen, concept, place, Path(f"{folder.name}-preview.png"))
         return
     if dry_run:
-        made = personalize.plan(chosen, concept, place)
+        with console.progress() as progress:
+            made = personalize.plan(chosen, concept, place, progress)
         _tell_plan(chosen, concept, folder, made)
         console.result(asdict(made))
         return

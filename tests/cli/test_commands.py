@@ -273,6 +273,11 @@ def test_inspect_tells_a_run_its_files_and_a_base(pcs: Pcs, run: Path, base: Pat
     assert pcs("inspect", base, "--json").json["family"] == "StableDiffusion"
 
 
+def test_inspect_takes_a_folder_that_is_called_as_a_listed_base(pcs: Pcs, base: Path) -> None:
+    Path("sd15").symlink_to(base.resolve())
+    assert pcs("inspect", "sd15", "--json").json["fingerprint"] == pcs("inspect", base, "--json").json["fingerprint"]
+
+
 def test_doctor_finds_everything_in_place(pcs: Pcs) -> None:
     typed = pcs("doctor", "--json")
     assert typed.json["problems"] == []
