@@ -71,7 +71,8 @@ def protect(
 
     place = machine.machine()
     if dry_run:
-        made = work.plan(chosen, photos, out, place, noun=noun)
+        with console.progress() as progress:
+            made = work.plan(chosen, photos, out, place, noun=noun, progress=progress)
         _tell_plan(chosen, photos, out, made)
         console.result(asdict(made))
         return

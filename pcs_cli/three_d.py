@@ -57,7 +57,6 @@ def dreambooth3d(
     from modalities.core import bases
     from modalities.core.artifact import Artifact
     from modalities.core.concept import Concept, checked_noun
-    from modalities.core.progress import Silent
 
     word = checked_noun(noun)
     chosen = recipe_for("three_d", recipe, changes, base)
@@ -75,7 +74,8 @@ def dreambooth3d(
     folder = out or machine.runs / f"{photos.resolve().name}-3d"
     place = machine.machine()
     if dry_run:
-        stages = DreamBooth3D(chosen, concept, folder, place, Silent()).plan()
+        with console.progress() as progress:
+            stages = DreamBooth3D(chosen, concept, folder, place, progress).plan()
         _tell_stages(chosen, concept.phrase, folder, stages)
         console.result({name: {"count": count, "seconds": seconds} for name, (count, seconds) in stages.items()})
         return
@@ -136,7 +136,8 @@ def dreamfusion(
 
     place = machine.machine()
     if dry_run:
-        planned = plan(chosen, concept, place, prior)
+        with console.progress() as progress:
+            planned = plan(chosen, concept, place, prior, progress)
         _tell_plan(chosen, concept.phrase, folder, planned)
         console.result(asdict(planned))
         return

@@ -108,12 +108,22 @@ def protect(
     return record
 
 
-def plan(recipe: Protection, photos: Path, out: Path, machine: Machine, *, noun: str = "person") -> Plan:
+def plan(
+    recipe: Protection,
+    photos: Path,
+    out: Path,
+    machine: Machine,
+    *,
+    noun: str = "person",
+    progress: Progress | None = None,
+) -> Plan:
     """Load everything, try the first steps, and say what the work would take; nothing is written but the cache."""
     objective.checked(recipe.objective, recipe.ascent)
     _require_ensemble(recipe)
     found = look(photos, out, recipe)
-    return _plan(recipe, found, _surrogates(recipe, found, noun, machine, Silent()), machine)
+    progress = progress or Silent()
+    progress.start(f"loading {recipe.backbone}", 0)
+    return _plan(recipe, found, _surrogates(recipe, found, noun, machine, progress), machine)
 
 
 def _require_ensemble(recipe: Protection) -> None:

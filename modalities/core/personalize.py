@@ -176,7 +176,7 @@ class Session:
     def plan(self) -> Plan:
         """Try two steps, and say what the run will take."""
         trial, device = self.new_trainer(), self.machine.device
-        self.progress.start("encoding, trying a step", 0)
+        self.progress.start("trying a step", 0)
         per_step, per_image = trial.probe()
         learned = sum(value.numel() for value in self.studio.weights().values())
         return Plan(

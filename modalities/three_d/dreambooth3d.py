@@ -94,8 +94,9 @@ class DreamBooth3D:
     def plan(self) -> dict[str, tuple[int, float]]:
         """Try two steps of a DreamBooth and of a scene; for each stage how many steps, and about how many seconds."""
         settings = self.settings
-        learned = personalize.plan(self._image_recipe(settings.partial), self.concept, self.machine)
-        scene = plan(scene_recipe(self.recipe, with_views=False), self._words(False), self.machine)
+        learned = personalize.plan(self._image_recipe(settings.partial), self.concept, self.machine, self.progress)
+        alone = scene_recipe(self.recipe, with_views=False)
+        scene = plan(alone, self._words(False), self.machine, progress=self.progress)
         per_step, names = learned.seconds / settings.partial, STAGES[: self._count]
         counts = (settings.partial, scene.steps, settings.full, settings.views, settings.multiview, scene.steps)
         each = (per_step, scene.seconds / scene.steps, per_step, learned.seconds_per_image) * 2

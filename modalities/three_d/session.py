@@ -71,9 +71,15 @@ def optimize(
     )
 
 
-def plan(recipe: Recipe, concept: Concept, machine: Machine, prior: Artifact | None = None) -> Plan:
+def plan(
+    recipe: Recipe,
+    concept: Concept,
+    machine: Machine,
+    prior: Artifact | None = None,
+    progress: Progress | None = None,
+) -> Plan:
     """Try two steps of a scene, and say what it would take; nothing is written but the cache."""
-    opened = partial(prior_in_place, prior, recipe, concept, machine, None)
+    opened = partial(prior_in_place, prior, recipe, concept, machine, progress)
     return personalize.plan(recipe, concept, machine, session=SceneSession, opened=opened)
 
 

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from pcs_cli.console import Lines
 from tests import tiny
 from tests.conftest import Typed
 
@@ -114,6 +115,14 @@ def test_dry_run_shows_the_plan_and_writes_nothing(pcs: Pcs, photos: Path, base:
     assert typed.code == 0
     assert "at most 4 steps" in typed.err
     assert not Path("run").exists()
+
+
+def test_a_dry_run_says_where_it_stands(pcs: Pcs, photos: Path, base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stages: list[str] = []
+    monkeypatch.setattr(Lines, "start", lambda _lines, stage, _total, done=0: stages.append(stage))
+    words = ("train", "image", photos, "--noun", "dog", "--base", base, "--out", "run", "--dry-run", *FAST)
+    assert pcs(*words).code == 0
+    assert stages == [f"loading {base}", "trying a step"]
 
 
 def test_the_run_folder_is_named_after_the_photos(pcs: Pcs, photos: Path, base: Path) -> None:
