@@ -204,6 +204,7 @@ def our_looks(folder: Path) -> list[tuple[int, float, float, float]]:
 
 
 def main() -> None:
+    edition = json.loads((BASE / "build.json").read_text())["edition"]
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         lines = [
@@ -217,8 +218,8 @@ def main() -> None:
             "[shapes](3d.md), [protection](protect.md) and [scores](benchmarks-eval.md).",
             "",
             "## What a training step costs",
-            f"`mini`, LoRA of rank {RANK} on attention, 64x64, median of {ROUNDS} rounds of {STEPS} steps. The floor",
-            "is forward, backward and AdamW of the same adapted UNet on ready tensors.",
+            f"`mini`, edition {edition}, LoRA of rank {RANK} on attention, 64x64, median of {ROUNDS} rounds of {STEPS}",
+            "steps. The floor is forward, backward and AdamW of the same adapted UNet on ready tensors.",
             "",
             *step_cost(folder),
             "",
