@@ -98,12 +98,11 @@ def protect(
     require_writable(out, megabytes=20 + 16 * sum(entry.pixels for entry in found.entries) / 1e6)
     _require_memory(recipe, found, machine)
     _warn(photos, found, progress)
-    progress.start(f"loading {recipe.backbone}", 0)
     surrogates = _surrogates(recipe, found, noun, machine, progress)
     with lock(out):
         record = _record(recipe, found, noun, surrogates, out)
         if announce:
-            announce(_plan(recipe, found, surrogates, machine))
+            announce(_plan(recipe, found, surrogates, machine, progress))
         _Work(recipe, found, surrogates, out, record, progress).run()
     return record
 
@@ -122,8 +121,7 @@ def plan(
     _require_ensemble(recipe)
     found = look(photos, out, recipe)
     progress = progress or Silent()
-    progress.start(f"loading {recipe.backbone}", 0)
-    return _plan(recipe, found, _surrogates(recipe, found, noun, machine, progress), machine)
+    return _plan(recipe, found, _surrogates(recipe, found, noun, machine, progress), machine, progress)
 
 
 def _require_ensemble(recipe: Protection) -> None:
@@ -171,6 +169,7 @@ def _surrogates(recipe: Protection, found: Folder, noun: str, machine: Machine, 
     concept = Concept(noun, phrase_of(recipe.data.subject, noun), (first,))
     surrogates: list[Surrogate] = []
     for number, name in enumerate((recipe.backbone, *recipe.ensemble)):
+        progress.start(f"loading {name}", 0)
         backbone = machine.backbone(name)
         train = recipe.train.model_copy(update={"seed": recipe.train.seed + number})
         own = recipe.model_copy(update={"backbone": name, "train": train})
@@ -202,8 +201,9 @@ def _record(recipe: Protection, found: Folder, noun: str, surrogates: list[Surro
     return record
 
 
-def _plan(recipe: Protection, found: Folder, surrogates: list[Surrogate], machine: Machine) -> Plan:
+def _plan(recipe: Protection, found: Folder, surrogates: list[Surrogate], machine: Machine, progress: Progress) -> Plan:
     """Time one push and one training step, which leave no trace."""
+    progress.start("trying a step", 0)
     groups = found.groups(recipe.together)
     cloak = _cloak(recipe, groups[0], surrogates)
     count = len(groups[0])
