@@ -321,14 +321,14 @@ def generate(
         company = mix.bring(studio, others, artifact)
         for remark in company.remarks:
             progress.note(remark)
-        spelled = [(prompt, company.spell(prompt, artifact)) for prompt in prompts]
+        spelled = [company.spell(prompt, artifact) for prompt in prompts]
         noise = read_inversion(artifact)
         progress.start("generating", len(spelled) * count)
         with company.in_place():
-            for given, prompt in spelled:
+            for prompt in spelled:
                 for index in range(count):
                     frames = clip_of_studio(studio, prompt, seed=seed, index=index, inverted=noise)
-                    path = folder / f"{slug(given.replace('{}', artifact.about()['noun']))}-seed{seed}-{index:03}.mp4"
+                    path = folder / f"{slug(prompt)}-seed{seed}-{index:03}.mp4"
                     about = {"prompt": prompt, "seed": str(seed), "index": str(index), "run": str(run)}
                     written += save_previews(frames, path, artifact.about()["frames_per_second"], about)
                     rows.append((f"{prompt}   ({index})", as_images(frames)))

@@ -352,6 +352,13 @@ def test_another_clip_does_not_go_on_with_a_run(pcs: Pcs, made: Path, siblings: 
     assert again.json["steps"] == 2, again.err
 
 
+def test_clips_of_the_subject_and_of_its_class_lie_side_by_side(pcs: Pcs, made: Path) -> None:
+    run = made / "appearance"
+    files = pcs("video", "generate", run, "a {} running", "a dog running", "--out", "both", "--json").json["clips"]
+    assert len(set(files)) == 2
+    assert all(Path(path).is_file() for path in files)
+
+
 def test_the_noise_prior_and_the_seed_decide_the_bytes(pcs: Pcs, made: Path) -> None:
     def clip(*words: object) -> bytes:
         typed = pcs("video", "generate", made / "motion", "a dog running", "--out", "here", "--json", *words)
