@@ -5,12 +5,15 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import socket
 import warnings
 from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+from urllib.request import getproxies
 
 import yaml
 
@@ -173,7 +176,7 @@ def load(base: Base, device: Device, *, offline: bool = False, modality: str | N
                 base.source,
                 torch_dtype=device.dtype,
                 use_safetensors=True,
-                local_files_only=offline or base.local,
+                local_files_only=base.local or only_cached(offline),
                 **face.load_options,
             )
     except (OSError, ValueError, RuntimeError) as error:
@@ -239,13 +242,31 @@ def _index(base: Base, offline: bool) -> Path:
 def _hub_file(repository: str, name: str, offline: bool) -> Path:
     from huggingface_hub import hf_hub_download
 
+    cached_only = only_cached(offline)
     try:
-        return Path(hf_hub_download(repository, name, local_files_only=offline))
+        return Path(hf_hub_download(repository, name, local_files_only=cached_only))
     except Exception as error:
-        how = "is not in the local cache, and --offline forbids fetching it" if offline else "cannot be fetched"
+        how = "is not in the local cache, and the Hub cannot be reached" if cached_only else "cannot be fetched"
+        how = "is not in the local cache, and --offline forbids fetching it" if offline else how
         raise PcsError(
             f"{repository}: {how} ({type(error).__name__}); download it first, or give a local diffusers folder."
         ) from error
+
+
+def only_cached(offline: bool) -> bool:
+    """Whether to look for the Hub's files in the local cache alone: as told, or because its name has no address here.
+
+    The Hub's library would try to reach it for half a minute, and then look there as well.
+    """
+    from huggingface_hub import constants
+
+    if offline or getproxies():
+        return offline
+    try:
+        socket.getaddrinfo(urlsplit(constants.ENDPOINT).hostname, None)
+    except OSError:
+        return True
+    return False
 
 
 @contextmanager

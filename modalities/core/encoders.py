@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 import modalities
-from modalities.core.bases import quiet
+from modalities.core.bases import only_cached, quiet
 from modalities.core.errors import PcsError
 from modalities.core.media import square
 
@@ -102,12 +102,13 @@ def _load(source: str, kinds: tuple[str, ...], device: torch.device, offline: bo
     if not local and (source.count("/") != 1 or source.startswith((".", "/"))):
         raise PcsError(f"encoder {source}: there is no such folder, and it is no Hub id.")
     loaded: list[Any] = []
+    cached_only = local or only_cached(offline)
     try:
         with quiet():
             for kind in kinds:
                 # A pickle can run anything, so none is opened.
                 weights = {"use_safetensors": True} if kind.endswith("Model") else {}
-                part = getattr(transformers, kind).from_pretrained(source, local_files_only=offline or local, **weights)
+                part = getattr(transformers, kind).from_pretrained(source, local_files_only=cached_only, **weights)
                 loaded.append(part.to(device).eval() if hasattr(part, "eval") else part)
     except (OSError, ValueError, KeyError) as error:
         raise PcsError(f"encoder {source}: cannot be loaded: {' '.join(str(error).split())[:200]}") from error

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import socket
 from pathlib import Path
 
 import jaxtyping
 import pytest
 import torch
 
-from modalities.core import files, plugins
+from modalities.core import bases, files, plugins
 from modalities.core.component import Component
 from modalities.core.concept import Concept
 from modalities.core.draws import Draws, generator
@@ -185,3 +186,21 @@ def test_the_time_left_is_told_by_steps_and_not_by_what_came_before(
     lines.advance()
     lines.advance()
     assert capsys.readouterr().err.splitlines() == ["training 2/101, 594 s left"]
+
+
+def test_without_an_address_for_the_hub_only_its_cache_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_address(*_: object) -> None:
+        raise socket.gaierror("Name or service not known")
+
+    monkeypatch.setattr(socket, "getaddrinfo", no_address)
+    monkeypatch.setattr(bases, "getproxies", dict)
+    assert bases.only_cached(False)
+    with pytest.raises(PcsError, match=r"someone/something: is not in the local cache, and the Hub cannot be reached"):
+        bases.family(bases.resolve("someone/something"))
+
+    monkeypatch.setattr(bases, "getproxies", lambda: {"https": "http://proxy:3128"})
+    assert not bases.only_cached(False), "a proxy looks names up itself"
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_: [])
+    monkeypatch.setattr(bases, "getproxies", dict)
+    assert not bases.only_cached(False)
+    assert bases.only_cached(True)
