@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -17,7 +17,7 @@ import torch
 from diffusers import AutoencoderKL, UNet3DConditionModel
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from transformers import CLIPModel, ResNetModel
+from transformers import CLIPModel, CLIPTokenizer, ResNetModel
 
 from modalities.core.errors import Interrupted
 from modalities.core.files import lock, replacing
@@ -29,7 +29,7 @@ from modalities.mini.denoiser import DenoiserTask
 from modalities.mini.export import image_pipeline, write_base
 from modalities.mini.motion import FRAMES
 from modalities.mini.probe import MotionProbe, MotionProbeTask, Probe, ProbeTask
-from modalities.mini.settings import BuildRecipe, Lesson
+from modalities.mini.settings import BuildRecipe, Lesson, MotionWordsSettings, VideoSettings
 from modalities.mini.stock import Stock, save_array
 from modalities.mini.training import Stretch, Trainer
 
@@ -170,12 +170,13 @@ class Workshop(Stock):
         networks: nn.ModuleDict,
         examples: list[denoiser.LatentSet],
         batch: int,
-        noise_shift: float | None = None,
+        seed: int,
+        clips: VideoSettings | None = None,
     ) -> DenoiserTask:
         """Batches and loss for `networks` to learn from `examples`."""
         empty = denoiser.token_ids(self.tokenizer, [""])[0]
         settings = self.recipe.denoiser
-        return DenoiserTask(networks, examples, empty, settings, batch, self.recipe.seed, self.device, noise_shift)
+        return DenoiserTask(networks, examples, empty, settings, batch, seed, self.device, clips)
 
     @cached_property
     def denoiser_folder(self) -> Path:
@@ -199,7 +200,7 @@ class Workshop(Stock):
         stretch = Stretch(steps, steps + length, settings.learning_rate, anneal=length)
 
         def loss() -> Callable[[int], Tensor]:
-            return self.denoiser_task(networks, self.examples(last), settings.batch).loss
+            return self.denoiser_task(networks, self.examples(last), settings.batch, self.recipe.seed).loss
 
         return self._once(
             networks, self.denoiser_folder, stretch, settings.average, loss, self._lessons, team_for="denoiser"
@@ -213,7 +214,7 @@ class Workshop(Stock):
             reached = folder / f"reached-{lesson.until}.pt"
             if not reached.exists():
                 networks = self.new_networks()
-                task = self.denoiser_task(networks, self.examples(lesson), settings.batch)
+                task = self.denoiser_task(networks, self.examples(lesson), settings.batch, self.recipe.seed)
                 stretch = Stretch(first, lesson.until, settings.learning_rate, settings.warmup)
                 trainer = self._train(networks, task.loss, stretch, folder, settings.average, begin if number else None)
                 trainer.path = reached
@@ -231,33 +232,75 @@ class Workshop(Stock):
         self.progress.note(f"samples so far: {path}")
 
     @cached_property
-    def video(self) -> UNet3DConditionModel:
+    def temporal_layers(self) -> UNet3DConditionModel:
         """The video UNet: every tensor of the image UNet, and temporal layers trained on clips."""
-        settings, image = self.recipe.video, self.denoiser
+        image = self.denoiser
         model = _seeded(self.recipe.seed, denoiser.new_video_unet, image["unet"])
-        fixed = settings.model_copy(update={"steps": 1, "anneal": 1})
-        begun = self.stage_folder("video", self.denoiser_folder.name, self.frames_folder.name, fixed)
-        folder = self.stage_folder("video_anneal", begun.name, settings.steps, settings.anneal)
-        stretch = Stretch(
-            settings.steps, settings.steps + settings.anneal, settings.learning_rate, anneal=settings.anneal
-        )
+        text_encoder = image["text_encoder"].requires_grad_(False)
+        task = partial(self._clip_task, text_encoder, model, self.recipe.video, self.tokenizer, self.recipe.seed)
+        return self._learned_from_clips(model, self._temporal_folders, self.recipe.video, task, "temporal_layers")
 
-        def loss() -> Callable[[int], Tensor]:
-            networks = nn.ModuleDict({"text_encoder": image["text_encoder"].requires_grad_(False), "unet": model})
-            tokens = self.tokens_of(shards.clip_captions_of, self.recipe.world.clips, 4)
-            clips = [denoiser.LatentSet(self.clip_latents, tokens)]
-            return self.denoiser_task(networks, clips, settings.batch, settings.noise_shift).loss
+    @cached_property
+    def video(self) -> nn.ModuleDict:
+        """Text encoder and video UNet, after the temporal layers learned on together with words of motion."""
+        unet, settings = self.temporal_layers, self.recipe.motion_words
+        text_encoder = denoiser.with_words(self.denoiser["text_encoder"], self.tokenizer, self.worded_tokenizer)
+        networks = nn.ModuleDict({"text_encoder": text_encoder, "unet": unet})
+        task = partial(self._clip_task, text_encoder, unet, settings, self.worded_tokenizer, self.recipe.seed + 1)
+        folders = self._clip_folders("motion_words", self._temporal_folders[1].name, settings)
+        return self._learned_from_clips(networks, folders, settings, task, "video", settings.embedding_rate)
+
+    @cached_property
+    def _temporal_folders(self) -> tuple[Path, Path]:
+        return self._clip_folders("video", self.denoiser_folder.name, self.recipe.video)
+
+    def _clip_folders(self, stage: str, before: str, settings: VideoSettings) -> tuple[Path, Path]:
+        """Where a stage that learns from clips works at a constant rate, and where it anneals."""
+        fixed = settings.model_copy(update={"steps": 1, "anneal": 1})
+        begun = self.stage_folder(stage, before, self.frames_folder.name, fixed)
+        return begun, self.stage_folder(f"{stage}_anneal", begun.name, settings.steps, settings.anneal)
+
+    def _clip_task(
+        self,
+        text_encoder: nn.Module,
+        unet: nn.Module,
+        settings: VideoSettings,
+        tokenizer: CLIPTokenizer,
+        seed: int,
+    ) -> Callable[[int], Tensor]:
+        networks = nn.ModuleDict({"text_encoder": text_encoder, "unet": unet})
+        tokens = self.tokens_of(shards.clip_captions_of, self.recipe.world.clips, 4, tokenizer)
+        clips = [denoiser.LatentSet(self.clip_latents, tokens)]
+        if isinstance(settings, MotionWordsSettings):
+            motions = [shards.training_clip(self.recipe.seed, i).motion for i in range(len(tokens))]
+            named = np.isin(motions, list(settings.added))
+            clips.append(denoiser.LatentSet(self.clip_latents[named], tokens[named], settings.share))
+        return self.denoiser_task(networks, clips, settings.batch, seed, settings).loss
+
+    def _learned_from_clips(
+        self,
+        module: Module,
+        folders: tuple[Path, Path],
+        settings: VideoSettings,
+        task: Callable[[], Callable[[int], Tensor]],
+        team_for: str,
+        embedding_rate: float = 1.0,
+    ) -> Module:
+        """`module` trained at a constant rate, which may go on for longer later, and then annealed."""
+        begun, folder = folders
+        last = settings.steps + settings.anneal
+        stretch = Stretch(settings.steps, last, settings.learning_rate, anneal=settings.anneal)
 
         def begin() -> Path:
             reached = begun / f"reached-{settings.steps}.pt"
             if not reached.exists():
                 first = Stretch(0, settings.steps, settings.learning_rate, settings.warmup)
-                trainer = self._train(model, loss(), first, begun, settings.average)
+                trainer = self._train(module, task(), first, begun, settings.average, embedding_rate=embedding_rate)
                 trainer.path = reached
                 trainer.save()
             return reached
 
-        return self._once(model, folder, stretch, settings.average, loss, begin, team_for="video")
+        return self._once(module, folder, stretch, settings.average, task, begin, team_for, embedding_rate)
 
     @cached_property
     def probe(self) -> Probe:
@@ -342,10 +385,12 @@ class Workshop(Stock):
         make_loss: Callable[[], Callable[[int], Tensor]],
         begin: Callable[[], Path] | None = None,
         team_for: str | None = None,
+        embedding_rate: float = 1.0,
     ) -> Module:
         """`model` trained over `stretch`, from disk if that was done before.
 
         begin: gives the state to start from. team_for: the property that a team of processes may train for.
+        embedding_rate: see `Trainer`.
         """
         path = folder / "finished.safetensors"
         if not path.exists():
@@ -353,7 +398,7 @@ class Workshop(Stock):
             task = make_loss()
             with self._team(team_for) if team_for else nullcontext():
                 start = begin() if begin is not None else None
-                self._train(model, task, stretch, folder, average, start).use_averaged()
+                self._train(model, task, stretch, folder, average, start, embedding_rate).use_averaged()
                 _save(model, path)
         model.load_state_dict(load_file(path))
         return model.to(self.device).eval()
@@ -366,9 +411,10 @@ class Workshop(Stock):
         folder: Path,
         average: float,
         begin: Path | None = None,
+        embedding_rate: float = 1.0,
     ) -> Trainer:
         """Train `module` over `stretch` in `folder`, from the state `begin` if this was not begun before."""
-        trainer = Trainer(module, folder / "state.pt", average)
+        trainer = Trainer(module, folder / "state.pt", average, embedding_rate)
         if begin is not None and not trainer.path.exists():
             trainer.load(begin)
         stage = folder.name.rpartition("-")[0]

@@ -1,5 +1,6 @@
 """The text encoder and the UNet of the base, trained together from scratch on cached latents and captions."""
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -12,7 +13,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from modalities.mini import team
-from modalities.mini.settings import DenoiserSettings
+from modalities.mini.settings import DenoiserSettings, VideoSettings
 from modalities.mini.tokenizer import POSITIONS
 from modalities.mini.training import step_noise, step_rng
 
@@ -50,6 +51,25 @@ def new_text_encoder(tokenizer: CLIPTokenizer, width: int, layers: int) -> CLIPT
         pad_token_id=tokenizer.pad_token_id,
     )
     return CLIPTextModel(config)
+
+
+def with_words(text_encoder: CLIPTextModel, tokenizer: CLIPTokenizer, worded: CLIPTokenizer) -> CLIPTextModel:
+    """A copy of `text_encoder` for `worded`, which has tokens that `tokenizer` has not; nothing else in it learns.
+
+    Each begins as the mean of the pieces into which it fell before.
+    """
+    copied = copy.deepcopy(text_encoder).requires_grad_(False)
+    before = len(tokenizer)
+    copied.resize_token_embeddings(len(worded), mean_resizing=False)
+    rows = copied.get_input_embeddings().weight
+    with torch.no_grad():
+        for token in range(before, len(worded)):
+            pieces = tokenizer(worded.convert_ids_to_tokens(token), add_special_tokens=False).input_ids
+            rows[token] = rows[pieces].mean(0)
+    is_new = torch.arange(len(worded)).unsqueeze(1) >= before
+    rows.requires_grad_(True)
+    rows.register_hook(lambda gradient: gradient * is_new.to(gradient.device))
+    return copied
 
 
 def new_unet(channels: tuple[int, int, int], head_width: int, text_width: int, size: int) -> UNet2DConditionModel:
@@ -128,8 +148,8 @@ class DenoiserTask:
     networks: "text_encoder" and "unet". examples: where batches come from; the first fills up what the shares of
     the others leave.
     empty: (POSITIONS,) int16, the tokens of no caption.
-    noise_shift: draw times that much towards noise (Esser et al. 2024, arXiv:2403.03206, eq. 23) and weigh all alike,
-    instead of evenly with Min-SNR weights. What moves where is decided in noise that these weights all but ignore.
+    clips: how to learn from clips: times drawn towards noise (Esser et al. 2024, arXiv:2403.03206, eq. 23) and weighed
+    alike, instead of evenly with Min-SNR weights, for what moves where is decided in noise that these all but ignore.
     """
 
     def __init__(
@@ -141,9 +161,9 @@ class DenoiserTask:
         batch: int,
         seed: int,
         device: torch.device,
-        noise_shift: float | None = None,
+        clips: VideoSettings | None = None,
     ) -> None:
-        self._networks, self._noise_shift = networks.to(device), noise_shift
+        self._networks, self._clips = networks.to(device), clips
         self.settings, self.device, self._seed, self._batch = settings, device, seed, batch
         self._examples, self._empty = examples, empty
         self._clean_share = new_scheduler(settings.prediction).alphas_cumprod.to(device)
@@ -159,8 +179,8 @@ class DenoiserTask:
         tokens[rng.random(count) < self.settings.caption_dropout] = self._empty
         # One timestep out of each of `count` equal parts: less noise in the loss than independent draws.
         spread = rng.permutation((np.arange(count) + rng.random(count)) / count)
-        if self._noise_shift is not None:
-            spread = self._noise_shift * spread / (1 + (self._noise_shift - 1) * spread)
+        if self._clips is not None:
+            spread = self._clips.noise_shift * spread / (1 + (self._clips.noise_shift - 1) * spread)
         timesteps = torch.from_numpy((spread * len(self._clean_share)).astype(np.int64))
         clean = torch.from_numpy(latents).float()
         clean = clean.transpose(1, 2).contiguous() if clean.ndim == 5 else clean
@@ -183,6 +203,8 @@ class DenoiserTask:
             target, weight = share.sqrt() * noise - (1 - share).sqrt() * latents, limited / (snr + 1)
         else:
             target, weight = noise, limited / snr
-        if self._noise_shift is not None:
-            weight = torch.ones_like(snr)
-        return (weight * (predicted.float() - target).square().flatten(1).mean(1)).mean()
+        error = predicted.float() - target
+        if self._clips is not None:
+            weight, common = torch.ones_like(snr), error.mean(2, keepdim=True)
+            error = common + self._clips.motion_weight**0.5 * (error - common)
+        return (weight * error.square().flatten(1).mean(1)).mean()

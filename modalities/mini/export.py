@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from diffusers import AutoencoderKL, StableDiffusionPipeline, TextToVideoSDPipeline
+from diffusers import StableDiffusionPipeline, TextToVideoSDPipeline
 from safetensors.torch import save_file
 from torch import nn
 from transformers import PreTrainedModel
@@ -26,11 +26,11 @@ if TYPE_CHECKING:
 def write_base(workshop: Workshop, out: Path) -> dict[str, Any]:
     """Build whatever is missing, write the whole folder, measure it, and return what `build.json` says."""
     # Writing leaves the networks in half precision, in which nothing can learn from them.
-    video = workshop.video
-    write_pipeline(workshop, workshop.denoiser, out)
+    networks = workshop.video
+    write_pipeline(workshop, networks["text_encoder"], out)
     write_probe(workshop.probe, out / "probe")
     write_encoders(workshop, out)
-    write_video(workshop, video, out / "video")
+    write_video(workshop, networks, out / "video")
     write_probe(workshop.motion_probe, out / "motion_probe")
     recipe = workshop.recipe
     steps = recipe.denoiser.steps + recipe.anneal.steps
@@ -52,19 +52,18 @@ def write_base(workshop: Workshop, out: Path) -> dict[str, Any]:
     return facts
 
 
-def write_pipeline(workshop: Workshop, networks: nn.ModuleDict, out: Path) -> None:
+def write_pipeline(workshop: Workshop, text_encoder: nn.Module, out: Path) -> None:
     """Write autoencoder, tokenizer, text encoder, UNet and scheduler in half precision."""
-    pipeline = image_pipeline(workshop, networks, workshop.finished_autoencoder)
+    pipeline = image_pipeline(workshop, nn.ModuleDict({**workshop.denoiser, "text_encoder": text_encoder}))
+    pipeline.register_modules(vae=workshop.finished_autoencoder, tokenizer=workshop.worded_tokenizer)
     pipeline.to(torch.float16).save_pretrained(out)
     _load_as_float32(out / "text_encoder")
 
 
-def image_pipeline(
-    workshop: Workshop, networks: nn.ModuleDict, autoencoder: AutoencoderKL | None = None
-) -> StableDiffusionPipeline:
-    """The image base as it stands; with the autoencoder of the first stage unless a later one is given."""
+def image_pipeline(workshop: Workshop, networks: nn.ModuleDict) -> StableDiffusionPipeline:
+    """The image base as it stands, with the autoencoder and the tokenizer of the first stage."""
     pipeline = StableDiffusionPipeline(
-        vae=autoencoder or workshop.autoencoder,
+        vae=workshop.autoencoder,
         text_encoder=networks["text_encoder"],
         tokenizer=workshop.tokenizer,
         unet=networks["unet"],
@@ -77,13 +76,13 @@ def image_pipeline(
     return pipeline
 
 
-def write_video(workshop: Workshop, video: nn.Module, out: Path) -> None:
+def write_video(workshop: Workshop, networks: nn.ModuleDict, out: Path) -> None:
     """Write the video base in half precision: the video UNet, and all else as in the image base."""
     pipeline = TextToVideoSDPipeline(
         vae=workshop.finished_autoencoder,
-        text_encoder=workshop.denoiser["text_encoder"],
-        tokenizer=workshop.tokenizer,
-        unet=video,
+        text_encoder=networks["text_encoder"],
+        tokenizer=workshop.worded_tokenizer,
+        unet=networks["unet"],
         scheduler=denoiser.new_scheduler(workshop.recipe.denoiser.prediction),
     )
     pipeline.set_progress_bar_config(disable=True)

@@ -130,6 +130,8 @@ class VideoSettings(Section):
     """Clips."""
     noise_shift: Rate
     """How far times are drawn towards noise, where motion is decided: 1 spreads them evenly."""
+    motion_weight: Rate = 1.0
+    """How many times the errors that differ between the frames of a clip count, beside what they have in common."""
     learning_rate: Rate
     warmup: int
     average: Share
@@ -137,6 +139,21 @@ class VideoSettings(Section):
     """At the constant rate; may grow later."""
     anneal: Positive
     """Further steps, in which the learning rate falls to zero."""
+
+
+class MotionWordsSettings(VideoSettings):
+    """More training of the temporal layers, and with them of words of motion that get a token of their own.
+
+    What all single frames of two motions have in common, the image denoiser cannot learn to tell apart, nor the
+    text encoder that learns with it. Prompts without these words are encoded as before.
+    """
+
+    added: Annotated[dict[str, tuple[str, ...]], Field(min_length=1)]
+    """These words, by the motion that they name."""
+    share: Share
+    """Share of each batch that are clips of these motions; the rest is of all."""
+    embedding_rate: Rate
+    """How many times faster their embeddings learn."""
 
 
 class SubjectEncoderSettings(Section):
@@ -191,6 +208,7 @@ class BuildRecipe(Section):
     denoiser: DenoiserSettings
     anneal: AnnealSettings
     video: VideoSettings
+    motion_words: MotionWordsSettings
     probe: ProbeSettings
     motion_probe: MotionProbeSettings
     subject_encoder: SubjectEncoderSettings

@@ -5,15 +5,18 @@ All of it is kept in the cache under keys of what it depends on, and made once.
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 from collections.abc import Callable
 from functools import cached_property, partial
+from itertools import chain
 from pathlib import Path
 from typing import Any, NoReturn
 
 import numpy as np
 import torch
+from tokenizers import AddedToken
 from transformers import CLIPTokenizer
 
 from modalities.core.errors import Interrupted
@@ -99,9 +102,24 @@ class Stock:
         said = [text for i in range(count) for text in shards.captions_of(i, seed, 4)]
         return train_tokenizer([*said, *captions.all_words() * 4], self.recipe.vocabulary)
 
-    def tokens_of(self, captions_of: Callable[[int, int, int], list[str]], pictures: int, count: int) -> np.ndarray:
+    @cached_property
+    def worded_tokenizer(self) -> CLIPTokenizer:
+        """The same with a token for each word of motion that learns with the temporal layers."""
+        tokenizer = copy.deepcopy(self.tokenizer)
+        words = chain.from_iterable(self.recipe.motion_words.added.values())
+        tokenizer.add_tokens([AddedToken(word, single_word=True) for word in words])
+        return tokenizer
+
+    def tokens_of(
+        self,
+        captions_of: Callable[[int, int, int], list[str]],
+        pictures: int,
+        count: int,
+        tokenizer: CLIPTokenizer | None = None,
+    ) -> np.ndarray:
         """Token ids (pictures, count, POSITIONS) int16 of `captions_of(index, seed, count)`, written down once."""
-        seed, words = self.recipe.seed, self.tokenizer.backend_tokenizer.to_str()
+        tokenizer = tokenizer or self.tokenizer
+        seed, words = self.recipe.seed, tokenizer.backend_tokenizer.to_str()
         said = [captions_of(i, seed, count) for i in range(min(200, pictures))]
         path = self.stage_folder("tokens", said, words, pictures) / "tokens.npy"
         if not path.exists():
@@ -110,7 +128,7 @@ class Stock:
             for i in range(pictures):
                 if self.stop:
                     self.interrupt("captioning")
-                tokens[i] = denoiser.token_ids(self.tokenizer, captions_of(i, seed, count))
+                tokens[i] = denoiser.token_ids(tokenizer, captions_of(i, seed, count))
                 self.progress.advance()
             save_array(tokens, path)
         return np.load(path)

@@ -63,10 +63,11 @@ class Trainer:
     """Weights, their running average and the optimizers' state, with one file on disk that holds all of it.
 
     Parameters that need no gradient stay as they are.
-    Matrices inside the net learn by Muon, all else (vectors, embeddings, the narrow ends) by AdamW.
+    Matrices inside the net learn by Muon, all else (vectors, embeddings, the narrow ends) by AdamW; embeddings
+    `embedding_rate` times as fast.
     """
 
-    def __init__(self, module: nn.Module, path: Path, average: float = 0.999) -> None:
+    def __init__(self, module: nn.Module, path: Path, average: float = 0.999, embedding_rate: float = 1.0) -> None:
         self.module, self.path, self.average = module, path, average
         self._learned = [p for p in module.parameters() if p.requires_grad]
         self.averaged = [p.detach().clone() for p in self._learned]
@@ -74,9 +75,13 @@ class Trainer:
         inner = [p for p in self._learned if muon.takes(p) and id(p) not in embeddings]
         chosen = {id(p) for p in inner}
         outer = [p for p in self._learned if id(p) not in chosen]
+        groups = [
+            {"params": [p for p in outer if id(p) not in embeddings], "factor": 1.0},
+            {"params": [p for p in outer if id(p) in embeddings], "factor": embedding_rate},
+        ]
         self.optimizers = [
             muon.Muon(inner, lr=0.0),
-            torch.optim.AdamW(outer, lr=0.0, betas=(0.9, 0.99), weight_decay=0.0, fused=True),
+            torch.optim.AdamW(groups, lr=0.0, betas=(0.9, 0.99), weight_decay=0.0, fused=True),
         ]
         self.step = 0
 
@@ -138,7 +143,7 @@ class Trainer:
     def _one_step(self, loss: Callable[[int], Tensor], rate: float, flags: Sequence[bool]) -> tuple[float, list[bool]]:
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
-                group["lr"] = rate
+                group["lr"] = rate * group.get("factor", 1.0)
             optimizer.zero_grad(set_to_none=True)
         error = loss(self.step)
         value = float(error.detach())

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from modalities.core.errors import Interrupted, PcsError
 from modalities.core.progress import Silent, StopRequest, stop_on_signals
@@ -15,7 +16,7 @@ from modalities.core.temporal import bypassed
 from modalities.mini import captions, settings
 from modalities.mini.autoencoder import batches, encoded, new_autoencoder, normalize_latents
 from modalities.mini.build import Workshop, build
-from modalities.mini.denoiser import new_unet, new_video_unet
+from modalities.mini.denoiser import LatentSet, new_unet, new_video_unet, token_ids, with_words
 from modalities.mini.muon import orthogonalized
 from modalities.mini.shards import captions_of
 from modalities.mini.tokenizer import train_tokenizer
@@ -48,6 +49,10 @@ TINY = {
     "anneal": {"steps": 3},
     "video": {
         "batch": 2, "noise_shift": 3, "learning_rate": 0.001, "warmup": 1, "average": 0.9, "steps": 4, "anneal": 2,
+    },
+    "motion_words": {
+        "added": {"zoom": ["zooms"], "roll": ["rolling"]}, "share": 0.5, "embedding_rate": 10, "motion_weight": 4,
+        "batch": 2, "noise_shift": 3, "learning_rate": 0.001, "warmup": 1, "average": 0.9, "steps": 3, "anneal": 2,
     },
     "motion_probe": {"widths": [8, 16], "steps": 3, "batch": 2, "learning_rate": 0.002},
     "probe": {"widths": [8, 16], "steps": 3, "batch": 8, "learning_rate": 0.002},
@@ -108,6 +113,8 @@ def test_a_build_killed_in_the_middle_ends_with_the_same_bytes(recipe, built, tm
         ("anneal", 2),
         ("video", 2),
         ("video_anneal", 1),
+        ("motion_words", 2),
+        ("motion_words_anneal", 1),
     ):
         with pytest.raises(Interrupted):
             build(recipe, tmp_path / "out", tmp_path / "cache", KilledAt(stage, steps))
@@ -182,6 +189,45 @@ def test_the_folder_loads_as_a_video_pipeline(built):
     assert pipeline("a video of a mug spinning", **asked).frames.shape == (1, 8, 3, 32, 32)
 
 
+def test_words_of_motion_get_tokens_that_learn_and_other_prompts_stay_as_they_were(recipe, built):
+    shop = Workshop(recipe, built[0].parent / "cache" / "mini", Silent(), StopRequest(), torch.device("cpu"))
+    old, new = shop.denoiser["text_encoder"], shop.video["text_encoder"]
+    assert "rolling" in shop.worded_tokenizer.tokenize("a rolling mug")
+    assert "rolling" not in shop.worded_tokenizer.tokenize("a trolling mug")
+
+    plain = ["a photo of a mug on the beach", "a video of a car, the camera orbits"]
+    tokens = token_ids(shop.worded_tokenizer, plain)
+    assert np.array_equal(tokens, token_ids(shop.tokenizer, plain))
+    ids = torch.from_numpy(tokens).long()
+    with torch.no_grad():
+        assert torch.equal(old(ids).last_hidden_state, new(ids).last_hidden_state)
+
+    begun = with_words(old, shop.tokenizer, shop.worded_tokenizer).get_input_embeddings().weight
+    learned = new.get_input_embeddings().weight
+    assert torch.equal(begun[: len(shop.tokenizer)], learned[: len(shop.tokenizer)])
+    rolling = shop.worded_tokenizer.convert_tokens_to_ids("rolling")
+    assert (begun != learned)[rolling].all()
+
+
+def test_motion_weight_counts_what_differs_between_frames_so_many_times(recipe, built):
+    shop = Workshop(recipe, built[0].parent / "cache" / "mini", Silent(), StopRequest(), torch.device("cpu"))
+    networks = nn.ModuleDict(
+        {"text_encoder": shop.denoiser["text_encoder"], "unet": new_video_unet(shop.denoiser["unet"])}
+    )
+    still = np.repeat(np.random.default_rng(0).standard_normal((4, 1, 4, 8, 8)).astype(np.float16), 8, 1)
+    tokens = token_ids(shop.tokenizer, ["a mug"])[None].repeat(4, 0)
+
+    def loss(weight: float) -> float:
+        clips = recipe.video.model_copy(update={"motion_weight": weight})
+        task = shop.denoiser_task(networks, [LatentSet(still, tokens)], 2, 0, clips)
+        with torch.no_grad():
+            return float(task.loss(0))
+
+    once, twice, thrice = loss(1), loss(2), loss(3)
+    assert 0 < twice - once < once
+    assert thrice - twice == pytest.approx(twice - once, rel=1e-3)
+
+
 def test_two_processes_learn_what_one_does_and_go_on_after_a_kill(recipe, built, tmp_path):
     def denoiser(folder: Path, progress: Silent, processes: int) -> dict[str, torch.Tensor]:
         with stop_on_signals() as stop:
@@ -197,7 +243,7 @@ def test_two_processes_learn_what_one_does_and_go_on_after_a_kill(recipe, built,
 def test_training_lowers_the_loss(recipe, tmp_path):
     shop = Workshop(recipe, tmp_path, Silent(), StopRequest(), torch.device("cpu"))
     networks = shop.new_networks()
-    task = shop.denoiser_task(networks, shop.examples(recipe.denoiser.lessons[-1]), 8)
+    task = shop.denoiser_task(networks, shop.examples(recipe.denoiser.lessons[-1]), 8, recipe.seed)
     with torch.no_grad():
         before = np.mean([float(task.loss(step)) for step in range(1000, 1008)])
     Trainer(networks, tmp_path / "state.pt").train(
