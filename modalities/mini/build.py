@@ -30,7 +30,7 @@ from modalities.mini.export import image_pipeline, write_base
 from modalities.mini.motion import FRAMES
 from modalities.mini.probe import MotionProbe, MotionProbeTask, Probe, ProbeTask
 from modalities.mini.settings import BuildRecipe, Lesson, MotionWordsSettings, VideoSettings
-from modalities.mini.stock import Stock, save_array
+from modalities.mini.stock import Stock, save_array, vocabulary_of
 from modalities.mini.training import Stretch, Trainer
 
 Module = TypeVar("Module", bound=nn.Module)
@@ -357,7 +357,7 @@ class Workshop(Stock):
         shape = (settings.width, settings.layers, settings.patch, self.recipe.size)
         model = _seeded(seed, encoders.new_clip, self.tokenizer, *shape)
         rings = (self.pictures_folder.name, self.varied_folder.name, self.recipe.world)
-        folder = self.stage_folder("clip", *rings, self.tokenizer.backend_tokenizer.to_str(), settings)
+        folder = self.stage_folder("clip", *rings, vocabulary_of(self.tokenizer), settings)
         stretch = Stretch(0, settings.steps, settings.learning_rate, 500, settings.steps // 2)
         lesson = self.recipe.denoiser.lessons[-1]
         return self._once(

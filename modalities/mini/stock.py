@@ -119,7 +119,7 @@ class Stock:
     ) -> np.ndarray:
         """Token ids (pictures, count, POSITIONS) int16 of `captions_of(index, seed, count)`, written down once."""
         tokenizer = tokenizer or self.tokenizer
-        seed, words = self.recipe.seed, tokenizer.backend_tokenizer.to_str()
+        seed, words = self.recipe.seed, vocabulary_of(tokenizer)
         said = [captions_of(i, seed, count) for i in range(min(200, pictures))]
         path = self.stage_folder("tokens", said, words, pictures) / "tokens.npy"
         if not path.exists():
@@ -152,6 +152,12 @@ class Stock:
 
     def interrupt(self, stage: str) -> NoReturn:
         raise Interrupted(f"mini: stopped while {stage}; what was done is kept.", "pcs base build mini")
+
+
+def vocabulary_of(tokenizer: CLIPTokenizer) -> list[str]:
+    """All tokens in order, which decide all that a tokenizer does, whatever it was asked before."""
+    vocabulary = tokenizer.get_vocab()
+    return sorted(vocabulary, key=vocabulary.__getitem__)
 
 
 def save_array(array: np.ndarray, path: Path) -> None:
