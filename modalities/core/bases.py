@@ -246,8 +246,8 @@ def _hub_file(repository: str, name: str, offline: bool) -> Path:
     try:
         return Path(hf_hub_download(repository, name, local_files_only=cached_only))
     except Exception as error:
-        how = "is not in the local cache, and the Hub cannot be reached" if cached_only else "cannot be fetched"
-        how = "is not in the local cache, and --offline forbids fetching it" if offline else how
+        why = "--offline forbids fetching it" if offline else "the Hub cannot be reached"
+        how = f"is not in the local cache, and {why}" if cached_only else "cannot be fetched"
         raise PcsError(
             f"{repository}: {how} ({type(error).__name__}); download it first, or give a local diffusers folder."
         ) from error
@@ -260,8 +260,11 @@ def only_cached(offline: bool) -> bool:
     """
     from huggingface_hub import constants
 
-    if offline or getproxies():
-        return offline
+    if offline:
+        return True
+    # A proxy looks names up itself.
+    if getproxies():
+        return False
     try:
         socket.getaddrinfo(urlsplit(constants.ENDPOINT).hostname, None)
     except OSError:

@@ -7,33 +7,31 @@ where it stopped, and a changed setting repeats only what it changes.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
-from functools import cached_property, partial
+from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
-from diffusers import AutoencoderKL, UNet3DConditionModel
-from safetensors.torch import load_file, save_file
+from diffusers import AutoencoderKL
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import CLIPModel, CLIPTokenizer, ResNetModel
 
-from modalities.core.errors import Interrupted
-from modalities.core.files import lock, replacing
+from modalities.core.files import lock
 from modalities.core.media import save_png
-from modalities.core.progress import Progress, Silent, StopRequest, stop_on_signals
+from modalities.core.progress import Progress, stop_on_signals
 from modalities.mini import autoencoder, denoiser, encoders, shards, team
 from modalities.mini.check import sample_sheet
 from modalities.mini.denoiser import DenoiserTask
 from modalities.mini.export import image_pipeline, write_base
 from modalities.mini.motion import FRAMES
 from modalities.mini.probe import MotionProbe, MotionProbeTask, Probe, ProbeTask
-from modalities.mini.settings import BuildRecipe, Lesson, MotionWordsSettings, VideoSettings
-from modalities.mini.stock import Stock, save_array, vocabulary_of
-from modalities.mini.training import Stretch, Trainer
-
-Module = TypeVar("Module", bound=nn.Module)
+from modalities.mini.settings import BuildRecipe, Lesson, VideoSettings
+from modalities.mini.stock import save_array, vocabulary_of
+from modalities.mini.training import Stretch
+from modalities.mini.workbench import Workbench, save_weights, seeded
 
 
 def build(
@@ -64,12 +62,8 @@ def _one_thread() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-class Workshop(Stock):
+class Workshop(Workbench):
     """The networks of a build. Each property makes its result once, from those that it names."""
-
-    def _team(self, stage: str) -> AbstractContextManager[None]:
-        """Other processes that come to the same trainings by asking for the property `stage`."""
-        return team.gathered(self.processes, _assist, self.recipe, self.folder, self.device, stage)
 
     @cached_property
     def autoencoder_folder(self) -> Path:
@@ -79,20 +73,20 @@ class Workshop(Stock):
     def autoencoder(self) -> AutoencoderKL:
         """The finished autoencoder, its latents with mean 0 and spread 1 in every channel."""
         settings, seed = self.recipe.autoencoder, self.recipe.seed
-        model = _seeded(seed, autoencoder.new_autoencoder, settings.channels, self.recipe.size)
+        model = seeded(seed, autoencoder.new_autoencoder, settings.channels, self.recipe.size)
         stretch = Stretch(0, settings.steps, settings.learning_rate, settings.warmup, settings.anneal)
         path = self.autoencoder_folder / "normalized.safetensors"
         if not path.exists():
             pictures = self.pictures.first(settings.pictures)
-            with self._team("autoencoder"):
+            with self.team_for("autoencoder"):
                 task = autoencoder.AutoencoderTask(model, pictures, settings, seed, self.device)
-                self._train(model, task.loss, stretch, self.autoencoder_folder, settings.average)
+                self.train(model, task.loss, stretch, self.autoencoder_folder, settings.average)
                 sample = torch.cat([
                     autoencoder.encoded(model, pixels)
                     for pixels in autoencoder.batches(self.pictures.first(4096), self.device)
                 ])  # fmt: skip
                 autoencoder.normalize_latents(model, sample)
-                _save(model, path)
+                save_weights(model, path)
         model.load_state_dict(load_file(path))
         return model.to(self.device).eval()
 
@@ -108,7 +102,7 @@ class Workshop(Stock):
             whole = autoencoder.AutoencoderTask(model, self.pictures, recipe.autoencoder, recipe.seed + 1, self.device)
             return autoencoder.DecoderTask(whole, settings.steps_on_crops).loss
 
-        return self._once(model, folder, stretch, settings.average, loss, team_for="finished_autoencoder")
+        return self.once(model, folder, stretch, settings.average, loss, trained_by="finished_autoencoder")
 
     @cached_property
     def picture_latents(self) -> np.ndarray:
@@ -160,10 +154,10 @@ class Workshop(Stock):
     def new_networks(self) -> nn.ModuleDict:
         """Text encoder and UNet, untrained."""
         settings, seed = self.recipe.denoiser, self.recipe.seed
-        text = _seeded(seed, denoiser.new_text_encoder, self.tokenizer, settings.text_width, settings.text_layers)
+        text = seeded(seed, denoiser.new_text_encoder, self.tokenizer, settings.text_width, settings.text_layers)
         side = self.recipe.size // autoencoder.FACTOR
         shape = (settings.channels, settings.head_width, settings.text_width, side)
-        return nn.ModuleDict({"text_encoder": text, "unet": _seeded(seed, denoiser.new_unet, *shape)})
+        return nn.ModuleDict({"text_encoder": text, "unet": seeded(seed, denoiser.new_unet, *shape)})
 
     def denoiser_task(
         self,
@@ -202,8 +196,8 @@ class Workshop(Stock):
         def loss() -> Callable[[int], Tensor]:
             return self.denoiser_task(networks, self.examples(last), settings.batch, self.recipe.seed).loss
 
-        return self._once(
-            networks, self.denoiser_folder, stretch, settings.average, loss, self._lessons, team_for="denoiser"
+        return self.once(
+            networks, self.denoiser_folder, stretch, settings.average, loss, self._lessons, trained_by="denoiser"
         )
 
     def _lessons(self) -> Path:
@@ -216,7 +210,7 @@ class Workshop(Stock):
                 networks = self.new_networks()
                 task = self.denoiser_task(networks, self.examples(lesson), settings.batch, self.recipe.seed)
                 stretch = Stretch(first, lesson.until, settings.learning_rate, settings.warmup)
-                trainer = self._train(networks, task.loss, stretch, folder, settings.average, begin if number else None)
+                trainer = self.train(networks, task.loss, stretch, folder, settings.average, begin if number else None)
                 trainer.path = reached
                 trainer.save()
                 trainer.use_averaged()
@@ -232,23 +226,34 @@ class Workshop(Stock):
         self.progress.note(f"samples so far: {path}")
 
     @cached_property
-    def temporal_layers(self) -> UNet3DConditionModel:
-        """The video UNet: every tensor of the image UNet, and temporal layers trained on clips."""
-        image = self.denoiser
-        model = _seeded(self.recipe.seed, denoiser.new_video_unet, image["unet"])
-        text_encoder = image["text_encoder"].requires_grad_(False)
-        task = partial(self._clip_task, text_encoder, model, self.recipe.video, self.tokenizer, self.recipe.seed)
-        return self._learned_from_clips(model, self._temporal_folders, self.recipe.video, task, "temporal_layers")
+    def temporal_layers(self) -> nn.ModuleDict:
+        """The text encoder, and the video UNet: the image UNet's tensors, and temporal layers trained on clips."""
+        settings, seed = self.recipe.video, self.recipe.seed
+        unet = seeded(seed, denoiser.new_video_unet, self.denoiser["unet"])
+        text_encoder = self.denoiser["text_encoder"].requires_grad_(False)
+        networks = nn.ModuleDict({"text_encoder": text_encoder, "unet": unet})
+        return self._learned_from_clips(
+            networks, self._temporal_folders, settings, lambda: [self._clips(self.tokenizer)], seed, "temporal_layers"
+        )
 
     @cached_property
     def video(self) -> nn.ModuleDict:
-        """Text encoder and video UNet, after the temporal layers learned on together with words of motion."""
-        unet, settings = self.temporal_layers, self.recipe.motion_words
-        text_encoder = denoiser.with_words(self.denoiser["text_encoder"], self.tokenizer, self.worded_tokenizer)
-        networks = nn.ModuleDict({"text_encoder": text_encoder, "unet": unet})
-        task = partial(self._clip_task, text_encoder, unet, settings, self.worded_tokenizer, self.recipe.seed + 1)
+        """The same after further training, together with words of motion that have tokens of their own."""
+        settings, before = self.recipe.motion_words, self.temporal_layers
+        text_encoder = denoiser.with_words(before["text_encoder"], self.tokenizer, self.worded_tokenizer)
+        networks = nn.ModuleDict({"text_encoder": text_encoder, "unet": before["unet"]})
         folders = self._clip_folders("motion_words", self._temporal_folders[1].name, settings)
-        return self._learned_from_clips(networks, folders, settings, task, "video", settings.embedding_rate)
+
+        def examples() -> list[denoiser.LatentSet]:
+            every = self._clips(self.worded_tokenizer)
+            motions = [shards.training_clip(self.recipe.seed, i).motion for i in range(self.recipe.world.clips)]
+            named = np.isin(motions, list(settings.added))
+            return [every, denoiser.LatentSet(every.latents[named], every.tokens[named], settings.share)]
+
+        # With the seed of the stage before, its noise would come again.
+        return self._learned_from_clips(
+            networks, folders, settings, examples, self.recipe.seed + 1, "video", settings.embedding_rate
+        )
 
     @cached_property
     def _temporal_folders(self) -> tuple[Path, Path]:
@@ -260,58 +265,50 @@ class Workshop(Stock):
         begun = self.stage_folder(stage, before, self.frames_folder.name, fixed)
         return begun, self.stage_folder(f"{stage}_anneal", begun.name, settings.steps, settings.anneal)
 
-    def _clip_task(
-        self,
-        text_encoder: nn.Module,
-        unet: nn.Module,
-        settings: VideoSettings,
-        tokenizer: CLIPTokenizer,
-        seed: int,
-    ) -> Callable[[int], Tensor]:
-        networks = nn.ModuleDict({"text_encoder": text_encoder, "unet": unet})
+    def _clips(self, tokenizer: CLIPTokenizer) -> denoiser.LatentSet:
+        """All clips, their captions told by `tokenizer`."""
         tokens = self.tokens_of(shards.clip_captions_of, self.recipe.world.clips, 4, tokenizer)
-        clips = [denoiser.LatentSet(self.clip_latents, tokens)]
-        if isinstance(settings, MotionWordsSettings):
-            motions = [shards.training_clip(self.recipe.seed, i).motion for i in range(len(tokens))]
-            named = np.isin(motions, list(settings.added))
-            clips.append(denoiser.LatentSet(self.clip_latents[named], tokens[named], settings.share))
-        return self.denoiser_task(networks, clips, settings.batch, seed, settings).loss
+        return denoiser.LatentSet(self.clip_latents, tokens)
 
     def _learned_from_clips(
         self,
-        module: Module,
+        networks: nn.ModuleDict,
         folders: tuple[Path, Path],
         settings: VideoSettings,
-        task: Callable[[], Callable[[int], Tensor]],
-        team_for: str,
+        examples: Callable[[], list[denoiser.LatentSet]],
+        seed: int,
+        trained_by: str,
         embedding_rate: float = 1.0,
-    ) -> Module:
-        """`module` trained at a constant rate, which may go on for longer later, and then annealed."""
+    ) -> nn.ModuleDict:
+        """`networks` trained at a constant rate, which may go on for longer later, and then annealed."""
         begun, folder = folders
         last = settings.steps + settings.anneal
         stretch = Stretch(settings.steps, last, settings.learning_rate, anneal=settings.anneal)
+
+        def loss() -> Callable[[int], Tensor]:
+            return self.denoiser_task(networks, examples(), settings.batch, seed, settings).loss
 
         def begin() -> Path:
             reached = begun / f"reached-{settings.steps}.pt"
             if not reached.exists():
                 first = Stretch(0, settings.steps, settings.learning_rate, settings.warmup)
-                trainer = self._train(module, task(), first, begun, settings.average, embedding_rate=embedding_rate)
+                trainer = self.train(networks, loss(), first, begun, settings.average, None, embedding_rate)
                 trainer.path = reached
                 trainer.save()
             return reached
 
-        return self._once(module, folder, stretch, settings.average, task, begin, team_for, embedding_rate)
+        return self.once(networks, folder, stretch, settings.average, loss, begin, trained_by, embedding_rate)
 
     @cached_property
     def probe(self) -> Probe:
         """The classifier that judges what the base draws."""
         settings, seed = self.recipe.probe, self.recipe.seed
-        model = _seeded(seed, Probe, settings.widths)
+        model = seeded(seed, Probe, settings.widths)
         world = self.recipe.world
         rings = (self.pictures_folder.name, self.varied_folder.name, world.pictures, world.varied)
         folder = self.stage_folder("probe", *rings, settings)
         stretch = Stretch(0, settings.steps, settings.learning_rate, 100, settings.steps // 3)
-        return self._once(
+        return self.once(
             model,
             folder,
             stretch,
@@ -323,10 +320,10 @@ class Workshop(Stock):
     def motion_probe(self) -> MotionProbe:
         """The classifier that judges clips."""
         settings, seed = self.recipe.motion_probe, self.recipe.seed
-        model = _seeded(seed, MotionProbe, settings.widths)
+        model = seeded(seed, MotionProbe, settings.widths)
         folder = self.stage_folder("motion_probe", self.frames_folder.name, self.recipe.world.clips, settings)
         stretch = Stretch(0, settings.steps, settings.learning_rate, 100, settings.steps // 3)
-        return self._once(
+        return self.once(
             model,
             folder,
             stretch,
@@ -338,11 +335,11 @@ class Workshop(Stock):
     def subject_encoder(self) -> ResNetModel:
         """The network that knows an individual again."""
         settings, seed = self.recipe.subject_encoder, self.recipe.seed
-        model = _seeded(seed, encoders.new_subject_encoder, settings.widths)
+        model = seeded(seed, encoders.new_subject_encoder, settings.widths)
         folder = self.stage_folder("subject_encoder", self.pictures_folder.name, settings)
         stretch = Stretch(0, settings.steps, settings.learning_rate, 100, settings.steps // 2)
         # Its batch norms follow the newest weights, so averaged ones would not fit them.
-        return self._once(
+        return self.once(
             model,
             folder,
             stretch,
@@ -355,12 +352,12 @@ class Workshop(Stock):
         """The network that compares a picture with words."""
         settings, seed = self.recipe.clip, self.recipe.seed
         shape = (settings.width, settings.layers, settings.patch, self.recipe.size)
-        model = _seeded(seed, encoders.new_clip, self.tokenizer, *shape)
+        model = seeded(seed, encoders.new_clip, self.tokenizer, *shape)
         rings = (self.pictures_folder.name, self.varied_folder.name, self.recipe.world)
         folder = self.stage_folder("clip", *rings, vocabulary_of(self.tokenizer), settings)
         stretch = Stretch(0, settings.steps, settings.learning_rate, 500, settings.steps // 2)
         lesson = self.recipe.denoiser.lessons[-1]
-        return self._once(
+        return self.once(
             model,
             folder,
             stretch,
@@ -375,70 +372,3 @@ class Workshop(Stock):
                 ).loss
             ),
         )
-
-    def _once(
-        self,
-        model: Module,
-        folder: Path,
-        stretch: Stretch,
-        average: float,
-        make_loss: Callable[[], Callable[[int], Tensor]],
-        begin: Callable[[], Path] | None = None,
-        team_for: str | None = None,
-        embedding_rate: float = 1.0,
-    ) -> Module:
-        """`model` trained over `stretch`, from disk if that was done before.
-
-        begin: gives the state to start from. team_for: the property that a team of processes may train for.
-        embedding_rate: see `Trainer`.
-        """
-        path = folder / "finished.safetensors"
-        if not path.exists():
-            # All that is rendered or encoded for this must be on disk before a team reads it.
-            task = make_loss()
-            with self._team(team_for) if team_for else nullcontext():
-                start = begin() if begin is not None else None
-                self._train(model, task, stretch, folder, average, start, embedding_rate).use_averaged()
-                _save(model, path)
-        model.load_state_dict(load_file(path))
-        return model.to(self.device).eval()
-
-    def _train(
-        self,
-        module: nn.Module,
-        loss: Any,
-        stretch: Stretch,
-        folder: Path,
-        average: float,
-        begin: Path | None = None,
-        embedding_rate: float = 1.0,
-    ) -> Trainer:
-        """Train `module` over `stretch` in `folder`, from the state `begin` if this was not begun before."""
-        trainer = Trainer(module, folder / "state.pt", average, embedding_rate)
-        if begin is not None and not trainer.path.exists():
-            trainer.load(begin)
-        stage = folder.name.rpartition("-")[0]
-        if not trainer.train(loss, stretch, stage, self.progress, self.stop).is_finished:
-            self.interrupt(stage)
-        return trainer
-
-
-def _seeded(seed: int, make: Any, *arguments: Any) -> Any:
-    """Call `make` with torch's random numbers fixed, and leave the caller's alone."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return make(*arguments)
-
-
-def _assist(recipe: BuildRecipe, folder: Path, device: torch.device, stage: str) -> None:
-    """Take part, in a process of its own, in the trainings of one stage."""
-    # The leader tells when to stop.
-    with suppress(Interrupted):
-        getattr(Workshop(recipe, folder, Silent(), StopRequest(), device), stage)
-
-
-def _save(module: nn.Module, path: Path) -> None:
-    if team.rank() == 0:
-        with replacing(path) as temporary:
-            save_file({name: tensor.contiguous().cpu() for name, tensor in module.state_dict().items()}, temporary)
-    team.wait()

@@ -56,7 +56,8 @@ def new_text_encoder(tokenizer: CLIPTokenizer, width: int, layers: int) -> CLIPT
 def with_words(text_encoder: CLIPTextModel, tokenizer: CLIPTokenizer, worded: CLIPTokenizer) -> CLIPTextModel:
     """A copy of `text_encoder` for `worded`, which has tokens that `tokenizer` has not; nothing else in it learns.
 
-    Each begins as the mean of the pieces into which it fell before.
+    The embedding (1, width) of each begins as the mean of the pieces into which the word fell before, and learns as in
+    Textual Inversion (Gal et al. 2022, arXiv:2208.01618); gradients of all other rows are zero.
     """
     copied = copy.deepcopy(text_encoder).requires_grad_(False)
     before = len(tokenizer)
