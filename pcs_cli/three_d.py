@@ -24,6 +24,8 @@ app = typer.Typer(help="Make a 3D object of a subject: NeRF, turntable, GLB.", n
 
 Run = Annotated[Path, typer.Argument(help="A run folder of `pcs 3d`.")]
 FEW_PHOTOS = 3
+# What stages count that do not take steps.
+COUNTED = {"pseudo": "views", "registered": "photos"}
 
 
 @app.command()
@@ -42,13 +44,13 @@ def dreambooth3d(
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Learn a subject from photos in the three stages of DreamBooth3D, or in the two of MVDream's DreamBooth.
+    """Learn a subject from photos in the three stages of DreamBooth3D, in two, or with the photos as views.
 
     Writes a run folder with the stages in it, one folder each, and of the last one turntable.gif, mesh.glb, mesh.obj,
     points.ply and a contact sheet. The photos are only read. Pictures in 04_pseudo/images may be deleted by hand
-    before 05_multiview is made.
+    before 05_multiview is made, and those in 03_registered/images before the scene that looks like them.
 
-    Example: pcs 3d dreambooth3d photos/rex --noun dog
+    Example: pcs 3d dreambooth3d photos/rex --noun dog -r photo_views
     """
     console.setup(json=json, quiet=quiet)
     from pcs_cli import settings
@@ -335,7 +337,7 @@ def _tell_plan(recipe: Recipe, phrase: str, folder: Path, plan: Plan) -> None:
 
 def _tell_stages(recipe: Recipe, phrase: str, folder: Path, stages: dict[str, tuple[int, float]]) -> None:
     told = {
-        name: f"{count} {'views' if name.endswith('pseudo') else 'steps'}, {minutes(seconds)}"
+        name: f"{count} {COUNTED.get(name[3:], 'steps')}, {minutes(seconds)}"
         for name, (count, seconds) in stages.items()
     }
     whole = minutes(sum(seconds for _, seconds in stages.values()))

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from modalities.core import media
 from modalities.core.attention import maps, opened
+from modalities.core.dense_crf import segment
 from modalities.core.errors import PcsError
 from modalities.core.step import denoise
 
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 # Shares of the whole time at which the base is asked where the class is: where objects are made.
 TIMES, DRAWS = (0.4, 0.5, 0.6), 4
 LARGEST_MAP = 16
+# Log-odds for the subject of attention that is one standard deviation above the threshold.
+CERTAINTY = 4.0
 
 
 def masks(studio: Studio, source: MaskSource) -> Float[Tensor, "views 1 side side"]:
@@ -33,11 +36,18 @@ def masks(studio: Studio, source: MaskSource) -> Float[Tensor, "views 1 side sid
     """
     views = (False, True) if studio.recipe.data.flip else (False,)
     owned = zip(studio.concept.all_photos, studio.concept.owners, strict=True)
-    rows = [_mask(studio, photo, owner.noun, source, mirrored) for photo, owner in owned for mirrored in views]
+    rows = [mask_of(studio, photo, owner.noun, source, mirrored=m) for photo, owner in owned for m in views]
     return torch.stack(rows)
 
 
-def _mask(studio: Studio, photo: Photo, noun: str, source: MaskSource, mirrored: bool) -> Tensor:
+def mask_of(
+    studio: Studio, photo: Photo, noun: str, source: MaskSource, *, mirrored: bool = False
+) -> Float[Tensor, "1 side side"]:
+    """The mask of one photo, 1 where the subject is, at the resolution of training.
+
+    Raises:
+        PcsError: as `masks`.
+    """
     if source == "attention":
         found = found_by_attention(studio, photo, noun)
         return found.flip(-1) if mirrored else found
@@ -48,10 +58,11 @@ def _mask(studio: Studio, photo: Photo, noun: str, source: MaskSource, mirrored:
 
 
 def found_by_attention(studio: Studio, photo: Photo, noun: str) -> Float[Tensor, "1 side side"]:
-    """What cross-attention takes for the class word, with what is alike to self-attention, above Otsu's threshold.
+    """What cross-attention takes for the class word, with what is alike to self-attention and up to the photo's edges.
 
-    Spread by self-attention as in DiffSegmenter (Wang et al., 2023, section 3.2, https://arxiv.org/abs/2309.02773);
-    ViCo (Hao et al., 2023, section 3.3, https://arxiv.org/abs/2306.00971) cuts its own word's attention so.
+    Spread by self-attention as in DiffSegmenter (Wang et al., 2023, section 3.2, https://arxiv.org/abs/2309.02773).
+    Attention above Otsu's threshold, by which ViCo (Hao et al., 2023, section 3.3, https://arxiv.org/abs/2306.00971)
+    cuts its own word's, speaks for the subject in a conditional random field over the pixels, see `dense_crf`.
     """
     backbone, prompt = studio.backbone, f"a photo of a {noun}"
     places, seen, alike = places_of(backbone, prompt, noun), list[Tensor](), list[Tensor]()
@@ -73,8 +84,12 @@ def found_by_attention(studio: Studio, photo: Photo, noun: str) -> Float[Tensor,
     found = finest(seen).mean(0)
     own = [one for one in alike if len(one) == len(found)]
     spread = torch.stack(own).mean(0) @ found if own else found
-    smooth = resized(spread[None], studio.resolution)
-    return (smooth > otsu(smooth.flatten())).float()
+    smooth = resized(spread[None], studio.resolution)[0]
+    evidence = CERTAINTY * (smooth - otsu(smooth.flatten())) / smooth.std().clamp(min=1e-9)
+    pixels = media.square(photo.open(), studio.resolution).to(smooth.device)
+    found = segment(pixels, evidence)
+    # Where nothing at all, or everything, is alike to the subject, edges say nothing.
+    return (found if 0 < found.mean() < 1 else (evidence > 0).float())[None]
 
 
 def finest(seen: list[Float[Tensor, " places"]]) -> Float[Tensor, "maps places"]:

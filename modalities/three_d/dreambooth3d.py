@@ -2,7 +2,8 @@
 
 https://arxiv.org/abs/2303.13508, section 3.2. The paper's stages are folders here, in order: a partial DreamBooth and a
 first scene; a full DreamBooth and pseudo views that it redraws from renders of that scene; a multi-view DreamBooth that
-goes on from the partial one, and the final scene.
+goes on from the partial one, and the final scene. With the component `photo_registration` two more follow, not of the
+paper: the photos with their cameras, and a scene that also looks like them.
 """
 
 from __future__ import annotations
@@ -28,15 +29,18 @@ from modalities.core.machine import Machine
 from modalities.core.progress import Progress
 from modalities.core.recipe import Recipe
 from modalities.core.studio import Studio
+from modalities.core.subject_mask import mask_of
 from modalities.three_d.cameras import turntable
 from modalities.three_d.components.dreambooth import Dreambooth
 from modalities.three_d.components.orbit import Orbit
+from modalities.three_d.components.photo_registration import PhotoRegistration
 from modalities.three_d.components.reconstruction import Reconstruction
 from modalities.three_d.components.view_prompts import ViewPrompts
 from modalities.three_d.outputs import pictures
 from modalities.three_d.partial import PartialSession
 from modalities.three_d.pseudo_views import PseudoViews
 from modalities.three_d.redraw import redraw
+from modalities.three_d.registration import Cutout, register
 from modalities.three_d.session import open_scene, optimize, plan
 from modalities.three_d.stages import Stage, digest, run_stages
 
@@ -45,6 +49,9 @@ STAGES = ("01_partial", "02_scene", "03_full", "04_pseudo", "05_multiview", "06_
 VIEWS, LOOKS = ("front", "side", "back"), 6
 PSEUDO_ELEVATIONS = (10.0, 30.0)
 SHAPE = "<shape>"
+# The stages that `photo_registration` adds, and what finding a camera costs beside drawing a picture.
+REGISTERING = ("registered", "scene")
+IMAGES_PER_PHOTO = 4
 
 
 @dataclass(frozen=True)
@@ -91,16 +98,32 @@ class DreamBooth3D:
             kept = replace(self, machine=replace(self.machine, kept=KeptBase()))
             return run_stages(self.folder, kept.stages(), self._begin)
 
+    @property
+    def names(self) -> list[str]:
+        """The folders of all stages, in order."""
+        names = list(STAGES if self.settings.full else STAGES[:2])
+        return [*names, *(f"{len(names) + 1 + n:02}_{name}" for n, name in enumerate(self._added))]
+
+    @property
+    def _added(self) -> tuple[str, ...]:
+        return REGISTERING if _found(self.recipe.components, PhotoRegistration) else ()
+
     def plan(self) -> dict[str, tuple[int, float]]:
         """Try two steps of a DreamBooth and of a scene; for each stage how many steps, and about how many seconds."""
         settings = self.settings
         learned = personalize.plan(self._image_recipe(settings.partial), self.concept, self.machine, self.progress)
-        alone = scene_recipe(self.recipe, with_views=False)
+        alone = scene_recipe(self.recipe)
         scene = plan(alone, self._words(False), self.machine, progress=self.progress)
-        per_step, names = learned.seconds / settings.partial, STAGES[: self._count]
-        counts = (settings.partial, scene.steps, settings.full, settings.views, settings.multiview, scene.steps)
-        each = (per_step, scene.seconds / scene.steps, per_step, learned.seconds_per_image) * 2
-        return {name: (count, count * one) for name, count, one in zip(names, counts, each, strict=False)}
+        per_step, per_image = learned.seconds / settings.partial, learned.seconds_per_image
+        told = {
+            "partial": (settings.partial, per_step),
+            "scene": (scene.steps, scene.seconds / scene.steps),
+            "full": (settings.full, per_step),
+            "pseudo": (settings.views, per_image),
+            "multiview": (settings.multiview, per_step),
+            "registered": (len(self.concept.photos), IMAGES_PER_PHOTO * per_image),
+        }
+        return {name: (told[name[3:]][0], told[name[3:]][0] * told[name[3:]][1]) for name in self.names}
 
     def stages(self) -> list[Stage]:
         """All stages with their inputs and their work."""
@@ -111,18 +134,24 @@ class DreamBooth3D:
             (self._scene(STAGES[0], None), lambda: digest(base, weights[0]())),
             (self._learn(self.settings.full), lambda: base),
             (self._pseudo, lambda: digest(base, weights[1](), weights[2]())),
-            (self._multiview, lambda: digest(base, weights[0](), self._views().digest)),
-            (self._scene(STAGES[4], STAGES[3]), lambda: digest(base, weights[4](), self._views().digest)),
+            (self._multiview, lambda: digest(base, weights[0](), self._views(STAGES[3]).digest)),
+            (self._scene(STAGES[4], STAGES[3]), lambda: digest(base, weights[4](), self._views(STAGES[3]).digest)),
         ]
+        works = works[: len(self.names) - len(self._added)]
+        if self._added:
+            learned, seen, registered = STAGES[len(works) - 2], STAGES[len(works) - 1], self.names[-2]
+            works += [
+                (self._registered(learned, seen), lambda: digest(base, *(self._weights(n)() for n in (learned, seen)))),
+                (
+                    self._scene(learned, registered),
+                    lambda: digest(base, self._weights(learned)(), self._views(registered).digest),
+                ),
+            ]
+        may_shrink = {STAGES[3], *self.names[-2:][: len(self._added)]}
         return [
-            Stage(name, inputs, work, self._files, may_shrink=name == STAGES[3])
-            for name, (work, inputs) in list(zip(STAGES, works, strict=True))[: self._count]
+            Stage(name, inputs, work, self._files, may_shrink=name in may_shrink)
+            for name, (work, inputs) in zip(self.names, works, strict=True)
         ]
-
-    @property
-    def _count(self) -> int:
-        """How many stages there are."""
-        return len(STAGES) if self.settings.full else STAGES.index("02_scene") + 1
 
     # -- the works -------------------------------------------------------------------------------------------
 
@@ -145,10 +174,10 @@ class DreamBooth3D:
 
     def _scene(self, prior: str, pseudo: str | None) -> Callable[[Path], dict[str, Any]]:
         def work(place: Path) -> dict[str, Any]:
-            views = self._views() if pseudo else None
+            views = self._views(pseudo) if pseudo else None
             run = optimize(
-                scene_recipe(self.recipe, with_views=views is not None),
-                self._words(with_shape=views is not None),
+                scene_recipe(self.recipe, views),
+                self._words(with_shape=prior != STAGES[0]),
                 place,
                 self.machine,
                 prior=Artifact.open(self.folder / prior),
@@ -194,6 +223,26 @@ class DreamBooth3D:
                 self.progress.advance()
         PseudoViews(torch.cat(drawn), views, places).write(place)
         return {"views": count}
+
+    def _registered(self, learned: str, seen: str) -> Callable[[Path], dict[str, Any]]:
+        """Cut the subject out of its photos and find from where the scene `seen` looks like them."""
+
+        def work(place: Path) -> dict[str, Any]:
+            settings: PhotoRegistration = _part(self.recipe.components, PhotoRegistration)
+            scene = open_scene(Artifact.open(self.folder / seen), self.machine)
+            prior = Artifact.open(self.folder / learned).studio(self.machine)
+            self.progress.start("photos", len(self.concept.photos))
+            cutouts = list[Cutout]()
+            for photo in self.concept.photos:
+                mask = mask_of(prior, photo, self.concept.noun, settings.masks)
+                cutouts.append(Cutout(media.square(photo.open(), prior.resolution), mask[0].cpu()))
+                self.progress.advance()
+            prompt = self._words(with_shape=learned != STAGES[0]).prompt("a photo of a {}")
+            views = register(scene, prior, cutouts, prompt, as_far=settings.as_far)
+            views.write(place)
+            return {"views": len(views.views)}
+
+        return work
 
     def _multiview(self, place: Path) -> dict[str, Any]:
         """Go on from the partial DreamBooth, on photos and pseudo views together."""
@@ -257,8 +306,8 @@ class DreamBooth3D:
         shape = f" {SHAPE}" if with_shape and self.settings.geometry else ""
         return Concept(self.concept.noun, f"{self.concept.phrase}{shape}")
 
-    def _views(self) -> PseudoViews:
-        return PseudoViews.read(self.folder / STAGES[3])
+    def _views(self, name: str) -> PseudoViews:
+        return PseudoViews.read(self.folder / name)
 
     def _weights(self, name: str) -> Callable[[], str]:
         def digested() -> str:
@@ -276,13 +325,19 @@ class DreamBooth3D:
         return [place / "weights.safetensors", place / "recipe.yaml"]
 
     def _begin(self, stage: Stage) -> None:
-        self.progress.note(f"stage {STAGES.index(stage.name) + 1} of {self._count}: {stage.name[3:]}")
+        self.progress.note(f"stage {int(stage.name[:2])} of {len(self.names)}: {stage.name[3:]}")
 
 
 def last_scene(folder: Path) -> Path:
     """Where the scene lies that a run of stages ended with; the folder itself if it has no stages."""
-    stages = [folder / name for name in STAGES if name.endswith("scene") and (folder / name / "done.json").is_file()]
+    stages = [done.parent for done in sorted(folder.glob("??_scene/done.json"))]
     return stages[-1] if stages else folder
+
+
+def prior_of(scene: Path) -> Path:
+    """The stage whose DreamBooth the stage `scene` was distilled from."""
+    learned = [scene.parent / name for name in (STAGES[0], STAGES[4]) if name < scene.name]
+    return [place for place in learned if place.is_dir()][-1]
 
 
 def settings_of(recipe: Recipe) -> Dreambooth:
@@ -294,10 +349,13 @@ def settings_of(recipe: Recipe) -> Dreambooth:
     return _part(recipe.components, Dreambooth)
 
 
-def scene_recipe(recipe: Recipe, *, with_views: bool) -> Recipe:
-    """The part of `recipe` that optimizes a scene, with or without the reconstruction of pseudo views."""
-    left_out = (Dreambooth,) if with_views else (Dreambooth, Reconstruction)
+def scene_recipe(recipe: Recipe, views: PseudoViews | None = None) -> Recipe:
+    """The part of `recipe` that optimizes a scene, alone or with the reconstruction of `views`."""
+    left_out = (Dreambooth,) if views else (Dreambooth, Reconstruction)
     kept = [part for part in recipe.components if not isinstance(part, left_out)]
+    # Whole pictures are pseudo views, whose cameras are known.
+    found = len(views.places) if views and views.alphas is not None else 0
+    kept = [part.model_copy(update={"photos": found}) if isinstance(part, PhotoRegistration) else part for part in kept]
     return recipe.model_copy(update={"components": kept})
 
 
@@ -306,8 +364,12 @@ def subject_of(recipe: Recipe) -> str:
     return recipes.load(settings_of(recipe).recipe, None, backbone=recipe.backbone).data.subject
 
 
+def _found(parts: list[Any], kind: type[Any]) -> Any:
+    return next((part for part in parts if isinstance(part, kind)), None)
+
+
 def _part(parts: list[Any], kind: type[Any]) -> Any:
-    found = next((part for part in parts if isinstance(part, kind)), None)
+    found = _found(parts, kind)
     if found is None:
         raise PcsError(f"the recipe needs the component {kind.__module__.rpartition('.')[2]}.")
     return found

@@ -204,13 +204,13 @@ class SubjectPipeline(VanillaPipeline):
         from modalities.core.artifact import Artifact
         from modalities.core.cache import Cache
         from modalities.core.machine import Machine
-        from modalities.three_d.dreambooth3d import STAGES, last_scene
+        from modalities.three_d.dreambooth3d import last_scene, prior_of
         from modalities.three_d.session import prior_in_place
         from modalities.three_d.trainer import SceneTrainer
 
         last = last_scene(run)
         scene = Artifact.open(last)
-        known = self.config.prior if last == run else run / STAGES[STAGES.index(last.name) - 1]
+        known = self.config.prior if last == run else prior_of(last)
         machine = Machine(choose(torch.device(device).type), Cache(run / "cache"), offline=True)
         prior = Artifact.open(known) if known else None
         self._prior = prior_in_place(prior, scene.recipe(), scene.concept(), machine, None)

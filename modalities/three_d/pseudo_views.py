@@ -27,11 +27,15 @@ Z_UP = ((1.0, 0.0, 0.0), (0.0, 0.0, -1.0), (0.0, 1.0, 0.0))
 
 @dataclass(frozen=True)
 class PseudoViews:
-    """Pictures `(n, 3, side, side)` in [0, 1], their n cameras, and for each the number of the place behind it."""
+    """Pictures `(n, 3, side, side)` in [0, 1], their n cameras, and for each the number of the place behind it.
+
+    alphas: `(n, 1, side, side)`, where what is cut out of its picture is, in [0, 1]; None of whole pictures.
+    """
 
     pictures: Float[Tensor, "n 3 side side"]
     views: Views
     places: tuple[int, ...]
+    alphas: Float[Tensor, "n 1 side side"] | None = None
 
     @classmethod
     def read(cls, folder: Path) -> PseudoViews:
@@ -55,8 +59,13 @@ class PseudoViews:
             torch.tensor([camera[name] for camera in cameras], dtype=torch.float32)
             for name in ("azimuth", "elevation", "distance", "field_of_view")
         ]
-        pictures = [media.to_pixels(Image.open(folder / frame["file_path"])) for frame in kept]
-        return cls(torch.stack(pictures), Views(*columns), tuple(camera["place"] for camera in cameras))
+        images = [Image.open(folder / frame["file_path"]) for frame in kept]
+        pictures = torch.stack([media.to_pixels(image.convert("RGB")) for image in images])
+        cut_out = [
+            media.to_pixels(image.getchannel("A").convert("RGB"))[:1] for image in images if image.mode == "RGBA"
+        ]
+        places = tuple(camera["place"] for camera in cameras)
+        return cls(pictures, Views(*columns), places, torch.stack(cut_out) if cut_out else None)
 
     def write(self, folder: Path) -> None:
         """Write the dataset as nerfstudio's dataparser reads it; its world is z up."""
@@ -66,7 +75,10 @@ class PseudoViews:
         matrices = torch.block_diag(torch.tensor(Z_UP), torch.ones(1, 1)) @ self.views.matrices()
         for number, picture in enumerate(self.pictures):
             name = f"images/{number:03}.png"
-            media.save_png(media.to_image(picture), folder / name)
+            image = media.to_image(picture)
+            if self.alphas is not None:
+                image.putalpha(media.to_image(self.alphas[number].expand(3, -1, -1)).getchannel(0))
+            media.save_png(image, folder / name)
             camera = {
                 key: round(float(getattr(self.views, key)[number]), 6)
                 for key in ("azimuth", "elevation", "distance", "field_of_view")
@@ -97,5 +109,6 @@ class PseudoViews:
     @property
     def digest(self) -> str:
         """Hash of pictures and cameras."""
-        parts = [self.pictures.numpy().tobytes(), self.views.matrices().numpy().tobytes(), str(self.places).encode()]
+        tensors = [self.pictures, self.views.matrices(), *([] if self.alphas is None else [self.alphas])]
+        parts = [*(one.numpy().tobytes() for one in tensors), str(self.places).encode()]
         return hashlib.sha256(b"".join(parts)).hexdigest()

@@ -6,6 +6,7 @@ import time
 from collections.abc import Sequence
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
 
@@ -15,6 +16,7 @@ from modalities.core.studio import Studio
 from modalities.core.trainer import Trainer
 from modalities.three_d.cameras import turntable
 from modalities.three_d.components.orbit import Orbit
+from modalities.three_d.components.photo_registration import PhotoRegistration
 from modalities.three_d.components.reconstruction import Reconstruction
 from modalities.three_d.components.surroundings import Surroundings
 from modalities.three_d.part import Scene, ScenePart, part_of, progress_at, scene_of
@@ -95,14 +97,20 @@ class SceneTrainer(Trainer):
         """How far the scene is from pseudo view `number`."""
         assert self.pseudo is not None
         side, device = self.scene.side_at([self.step * self.studio.recipe.train.batch]), self.studio.backbone.device
-        jitter = torch.rand(1, side * side, generator=generator(self.studio.draws.seed, "pseudo ray", self.step, order))
-        seen = self.scene.draw(
-            self.pseudo.views[number : number + 1],
-            side,
-            background=self.surroundings.place(self.pseudo.places[number]),
-            jitter=jitter.to(device),
-        )
-        wanted = self.pseudo.pictures[number : number + 1].to(device)
+        draws = generator(self.studio.draws.seed, "pseudo ray", self.step, order)
+        jitter = torch.rand(1, side * side, generator=draws).to(device)
+        views, wanted = self.pseudo.views[number : number + 1], self.pseudo.pictures[number : number + 1].to(device)
+        if self.pseudo.alphas is None:
+            background = self.surroundings.place(self.pseudo.places[number])
+        else:
+            # A colour of its own in every step, before which nothing hides what is too much or too little.
+            colour = torch.rand(3, generator=draws).to(device)
+            background = colour.expand_as
+            views, shift = part_of(self.studio, PhotoRegistration).corrected(self.pseudo.views, number)
+            alpha = self.pseudo.alphas[number : number + 1].to(device)
+            layers = moved(torch.cat([wanted * alpha, alpha], 1), shift)
+            wanted = layers[:, :3] + (1 - layers[:, 3:]) * colour[:, None, None]
+        seen = self.scene.draw(views, side, background=background, jitter=jitter)
         if wanted.shape[-1] != side:
             wanted = functional.interpolate(wanted, (side, side), mode="bilinear", antialias=True)
         return Reconstruction.distance(seen.colours, wanted)
@@ -151,6 +159,15 @@ class SceneTrainer(Trainer):
         if pixels.shape[-1] == side:
             return pixels
         return functional.interpolate(pixels, (side, side), mode="bilinear", antialias=True)
+
+
+def moved(pictures: Float[Tensor, "b c side side"], shift: Float[Tensor, " 2"]) -> Float[Tensor, "b c side side"]:
+    """Pictures moved to the right and down by `shift` half sides; black comes in."""
+    place = functional.affine_grid(
+        torch.eye(2, 3, device=pictures.device)[None], list(pictures[:1].shape), align_corners=False
+    )
+    grid = (place - shift).expand(len(pictures), -1, -1, -1)
+    return functional.grid_sample(pictures, grid, align_corners=False, padding_mode="zeros")
 
 
 def gradient_norm(loss: Tensor, values: Sequence[Tensor]) -> float:
