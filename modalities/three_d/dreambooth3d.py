@@ -106,7 +106,10 @@ class DreamBooth3D:
 
     @property
     def _added(self) -> tuple[str, ...]:
-        return REGISTERING if _found(self.recipe.components, PhotoRegistration) else ()
+        if not _found(self.recipe.components, PhotoRegistration):
+            return ()
+        _part(self.recipe.components, Reconstruction)
+        return REGISTERING
 
     def plan(self) -> dict[str, tuple[int, float]]:
         """Try two steps of a DreamBooth and of a scene; for each stage how many steps, and about how many seconds."""
@@ -139,17 +142,14 @@ class DreamBooth3D:
         ]
         works = works[: len(self.names) - len(self._added)]
         if self._added:
-            learned, seen, registered = STAGES[len(works) - 2], STAGES[len(works) - 1], self.names[-2]
+            (learned, seen), registered = STAGES[len(works) - 2 : len(works)], self.names[-2]
+            knows, sees = self._weights(learned), self._weights(seen)
             works += [
-                (self._registered(learned, seen), lambda: digest(base, *(self._weights(n)() for n in (learned, seen)))),
-                (
-                    self._scene(learned, registered),
-                    lambda: digest(base, self._weights(learned)(), self._views(registered).digest),
-                ),
+                (self._registered(learned, seen), lambda: digest(base, knows(), sees())),
+                (self._scene(learned, registered), lambda: digest(base, knows(), self._views(registered).digest)),
             ]
-        may_shrink = {STAGES[3], *self.names[-2:][: len(self._added)]}
         return [
-            Stage(name, inputs, work, self._files, may_shrink=name in may_shrink)
+            Stage(name, inputs, work, self._files, may_shrink=name.endswith(("pseudo", "registered")))
             for name, (work, inputs) in zip(self.names, works, strict=True)
         ]
 
