@@ -90,13 +90,13 @@ class DreamBooth3D:
             raise PcsError(
                 f"{self.folder}: already holds a run; add --resume to go on with it, or choose another --out."
             )
+        # All stages share one base, on which each puts its own adapter.
+        stages = replace(self, machine=replace(self.machine, kept=KeptBase())).stages()
         require_writable(self.folder, megabytes=60)
         with lock(self.folder):
             if not told.is_file():
                 write_text(told, self.recipe.dump())
-            # All stages share one base, on which each puts its own adapter.
-            kept = replace(self, machine=replace(self.machine, kept=KeptBase()))
-            return run_stages(self.folder, kept.stages(), self._begin)
+            return run_stages(self.folder, stages, self._begin)
 
     @property
     def names(self) -> list[str]:
@@ -142,6 +142,8 @@ class DreamBooth3D:
         ]
         works = works[: len(self.names) - len(self._added)]
         if self._added:
+            # A mistake in what it changes is told before the first stage.
+            _held_to_photos(self.recipe, len(self.concept.photos))
             (learned, seen), registered = STAGES[len(works) - 2 : len(works)], self.names[-2]
             knows, sees = self._weights(learned), self._weights(seen)
             works += [
@@ -353,10 +355,16 @@ def scene_recipe(recipe: Recipe, views: PseudoViews | None = None) -> Recipe:
     """The part of `recipe` that optimizes a scene, alone or with the reconstruction of `views`."""
     left_out = (Dreambooth,) if views else (Dreambooth, Reconstruction)
     kept = [part for part in recipe.components if not isinstance(part, left_out)]
+    alone = recipe.model_copy(update={"components": kept})
     # Whole pictures are pseudo views, whose cameras are known.
-    found = len(views.places) if views and views.alphas is not None else 0
-    kept = [part.model_copy(update={"photos": found}) if isinstance(part, PhotoRegistration) else part for part in kept]
-    return recipe.model_copy(update={"components": kept})
+    return alone if views is None or views.alphas is None else _held_to_photos(alone, len(views.places))
+
+
+def _held_to_photos(recipe: Recipe, photos: int) -> Recipe:
+    """`recipe` as `photo_registration` changes it for the second scene."""
+    registration: PhotoRegistration = _part(recipe.components, PhotoRegistration)
+    changes = registration.components | {registration.name: {"photos": photos}}
+    return recipes.parse(recipe.dump(), "the second scene", {"components": changes})
 
 
 def subject_of(recipe: Recipe) -> str:

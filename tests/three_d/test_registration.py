@@ -157,12 +157,17 @@ def test_two_more_stages_hold_a_scene_to_its_photos(
         Image.new("L", Image.open(path).size, 255).save(masks / path.name)
     whole = json.loads(method.read_text())
     whole["components"][0]["dreambooth"] |= {"full": 0}
-    whole["components"] += [{"photo_registration": {"masks": str(masks)}}]
+    changed = {"orbit": {"elevation": [7, 8]}}
+    registering = {"photo_registration": {"masks": str(masks), "components": changed}}
+    whole["components"] += [registering]
     whole["phases"] = [{"learn": {"nerf": 0.01, "surroundings": 0.01, "photo_registration": 0.01}, "steps": 4}]
     method.write_text(json.dumps(whole), encoding="utf-8")
     words = ("3d", "dreambooth3d", photos, "--noun", "dog", "-r", method, "-o", "out", "--json")
     planned = pcs(*words[:-1], "--dry-run")
     assert f"03_registered {len(paths)} photos" in " ".join(planned.err.split())
+    wrong = pcs(*words, "--set", "components.photo_registration.components.orbit.elevation=high")
+    assert wrong.code == 2
+    assert "components.orbit.elevation" in wrong.message
     made = pcs(*words)
     assert made.code == 0, made.err
     out = tmp_path / "out"
@@ -171,6 +176,8 @@ def test_two_more_stages_hold_a_scene_to_its_photos(
     assert learned.shape == (len(paths), 5)
     assert learned.abs().amax() > 1e-3, "cameras learn with the scene"
     assert "photo_registration.corrections" not in Artifact(out / "02_scene").weights()
+    elevations = [_orbit(Artifact(out / name)).elevation for name in ("02_scene", "04_scene")]
+    assert elevations[1] == (7, 8) != elevations[0]
     machine = Machine(choose("cpu"), Cache(tmp_path / "cache"), offline=True)
     assert open_scene(Artifact.open(out / "04_scene"), machine).components
 
@@ -183,3 +190,7 @@ def test_two_more_stages_hold_a_scene_to_its_photos(
     assert "04_scene: was made from something else" in told.message
     shutil.rmtree(out / "04_scene")
     assert pcs(*words, "--resume").code == 0, "a photo that was found wrong may be left out"
+
+
+def _orbit(run: Artifact) -> Orbit:
+    return next(part for part in run.recipe().components if isinstance(part, Orbit))

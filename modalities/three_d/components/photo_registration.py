@@ -7,7 +7,7 @@ NeRF-- (Wang et al., 2021, https://arxiv.org/abs/2102.07064) lets cameras and sc
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field, PrivateAttr
 
@@ -37,6 +37,8 @@ class PhotoRegistration(Component):
     as_far: bool = False
     """Whether photos are on average taken from the mean distance of `orbit`, which tells how large the subject is; else
     it becomes as large as in the first scene."""
+    components: dict[str, dict[str, Any]] = {}
+    """Settings of other components, by name, that the second scene has in place of the first's."""
     photos: Annotated[int, Field(ge=0)] = 0
     """How many there are; filled in by the run."""
 
