@@ -233,7 +233,7 @@ def test_pseudo_views_are_a_dataset_whose_pictures_may_be_deleted(tmp_path: Path
 @pytest.mark.parametrize("name", sorted(name for name in recipe.available() if name.startswith("three_d/")))
 def test_every_recipe_can_make_a_scene(name: str, backbone: str) -> None:
     chosen = recipe.load(name, backbone=backbone)
-    made = dreambooth3d.scene_recipe(chosen, with_views=True)
+    made = dreambooth3d.scene_recipe(chosen, pseudo())
     assert {"nerf", "surroundings", "orbit", "view_prompts", "score_distillation"} <= {
         part.name for part in made.components
     }
