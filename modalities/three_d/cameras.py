@@ -30,7 +30,7 @@ class Views:
     def __len__(self) -> int:
         return len(self.azimuth)
 
-    def __getitem__(self, index: slice) -> Views:
+    def __getitem__(self, index: slice | list[int]) -> Views:
         return Views(self.azimuth[index], self.elevation[index], self.distance[index], self.field_of_view[index])
 
     def to(self, device: torch.device) -> Views:

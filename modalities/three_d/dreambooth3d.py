@@ -15,13 +15,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from modalities.core import media, personalize
 from modalities.core import recipe as recipes
 from modalities.core.artifact import Artifact, read_tensors
 from modalities.core.concept import Concept
-from modalities.core.draws import Draws
 from modalities.core.errors import PcsError
 from modalities.core.files import lock, require_writable, write_text
 from modalities.core.kept_base import KeptBase
@@ -29,25 +26,21 @@ from modalities.core.machine import Machine
 from modalities.core.progress import Progress
 from modalities.core.recipe import Recipe
 from modalities.core.studio import Studio
-from modalities.core.subject_mask import mask_of
-from modalities.three_d.cameras import turntable
 from modalities.three_d.components.dreambooth import Dreambooth
-from modalities.three_d.components.orbit import Orbit
 from modalities.three_d.components.photo_registration import PhotoRegistration
 from modalities.three_d.components.reconstruction import Reconstruction
-from modalities.three_d.components.view_prompts import ViewPrompts
-from modalities.three_d.outputs import pictures
+from modalities.three_d.components.view_prompts import SECTORS, ViewPrompts
+from modalities.three_d.part import part_of
 from modalities.three_d.partial import PartialSession
 from modalities.three_d.pseudo_views import PseudoViews
-from modalities.three_d.redraw import redraw
-from modalities.three_d.registration import Cutout, register
+from modalities.three_d.redraw import redrawn
+from modalities.three_d.registration import cut_out, register
 from modalities.three_d.session import open_scene, optimize, plan
 from modalities.three_d.stages import Stage, digest, run_stages
 
 STAGES = ("01_partial", "02_scene", "03_full", "04_pseudo", "05_multiview", "06_scene")
-# Views that the partial DreamBooth must tell apart, and how often it is asked for them.
-VIEWS, LOOKS = ("front", "side", "back"), 6
-PSEUDO_ELEVATIONS = (10.0, 30.0)
+# How often the partial DreamBooth is asked for the views that it must tell apart.
+LOOKS = 6
 SHAPE = "<shape>"
 # The stages that `photo_registration` adds, and what finding a camera costs beside drawing a picture.
 REGISTERING = ("registered", "scene")
@@ -75,7 +68,7 @@ class DreamBooth3D:
     @property
     def settings(self) -> Dreambooth:
         """The recipe's component `dreambooth`."""
-        return settings_of(self.recipe)
+        return part_of(self.recipe, Dreambooth)
 
     def run(self, *, resume: bool = False) -> list[dict[str, Any]]:
         """Do all stages that are not done; return their notes.
@@ -102,14 +95,13 @@ class DreamBooth3D:
     def names(self) -> list[str]:
         """The folders of all stages, in order."""
         names = list(STAGES if self.settings.full else STAGES[:2])
-        return [*names, *(f"{len(names) + 1 + n:02}_{name}" for n, name in enumerate(self._added))]
+        if self._is_held_to_photos:
+            names += [f"{len(names) + 1 + n:02}_{name}" for n, name in enumerate(REGISTERING)]
+        return names
 
     @property
-    def _added(self) -> tuple[str, ...]:
-        if not _found(self.recipe.components, PhotoRegistration):
-            return ()
-        _part(self.recipe.components, Reconstruction)
-        return REGISTERING
+    def _is_held_to_photos(self) -> bool:
+        return any(isinstance(part, PhotoRegistration) for part in self.recipe.components)
 
     def plan(self) -> dict[str, tuple[int, float]]:
         """Try two steps of a DreamBooth and of a scene; for each stage how many steps, and about how many seconds."""
@@ -131,24 +123,27 @@ class DreamBooth3D:
     def stages(self) -> list[Stage]:
         """All stages with their inputs and their work."""
         base = digest(self.recipe.dump(), self.concept.digest)
-        weights = [self._weights(name) for name in STAGES]
+        weights = {name: self._weights(name) for name in self.names}
         works: list[tuple[Callable[[Path], dict[str, Any]], Callable[[], str]]] = [
             (self._partial, lambda: base),
-            (self._scene(STAGES[0], None), lambda: digest(base, weights[0]())),
-            (self._learn(self.settings.full), lambda: base),
-            (self._pseudo, lambda: digest(base, weights[1](), weights[2]())),
-            (self._multiview, lambda: digest(base, weights[0](), self._views(STAGES[3]).digest)),
-            (self._scene(STAGES[4], STAGES[3]), lambda: digest(base, weights[4](), self._views(STAGES[3]).digest)),
+            (self._scene(STAGES[0], None), lambda: digest(base, weights[STAGES[0]]())),
         ]
-        works = works[: len(self.names) - len(self._added)]
-        if self._added:
+        if self.settings.full:
+            learned, pseudo = STAGES[4], STAGES[3]
+            works += [
+                (self._learn(self.settings.full), lambda: base),
+                (self._pseudo, lambda: digest(base, weights[STAGES[1]](), weights[STAGES[2]]())),
+                (self._multiview, lambda: digest(base, weights[STAGES[0]](), self._views(pseudo).digest)),
+                (self._scene(learned, pseudo), lambda: digest(base, weights[learned](), self._views(pseudo).digest)),
+            ]
+        if self._is_held_to_photos:
+            part_of(self.recipe, Reconstruction)
             # A mistake in what it changes is told before the first stage.
             _held_to_photos(self.recipe, len(self.concept.photos))
-            (learned, seen), registered = STAGES[len(works) - 2 : len(works)], self.names[-2]
-            knows, sees = self._weights(learned), self._weights(seen)
+            knows, seen, photos, _ = self.names[-4:]
             works += [
-                (self._registered(learned, seen), lambda: digest(base, knows(), sees())),
-                (self._scene(learned, registered), lambda: digest(base, knows(), self._views(registered).digest)),
+                (self._registered(knows, seen), lambda: digest(base, weights[knows](), weights[seen]())),
+                (self._scene(knows, photos), lambda: digest(base, weights[knows](), self._views(photos).digest)),
             ]
         return [
             Stage(name, inputs, work, self._files, may_shrink=name.endswith(("pseudo", "registered")))
@@ -162,9 +157,9 @@ class DreamBooth3D:
         settings = self.settings
         if not settings.keep_views:
             return self._learn(settings.partial)(place)
-        words = _part(self.recipe.components, ViewPrompts).words
+        words = part_of(self.recipe, ViewPrompts).words
         said = self.concept.prompt(self.recipe.data.prompts[0])
-        views = partial(PartialSession, keep=settings.keep_views, prompts=[said + words[name] for name in VIEWS])
+        views = partial(PartialSession, keep=settings.keep_views, prompts=[said + words[name] for name in SECTORS])
         recipe = self._image_recipe(settings.partial, every=max(1, settings.partial // LOOKS))
         return self._personalized(place, recipe, self.concept, views)
 
@@ -192,53 +187,22 @@ class DreamBooth3D:
         return work
 
     def _pseudo(self, place: Path) -> dict[str, Any]:
-        """Render the first scene from all around and let the full DreamBooth redraw every picture by itself."""
-        scene, prior = (
-            open_scene(Artifact.open(self.folder / STAGES[1]), self.machine),
-            Artifact.open(self.folder / STAGES[2]),
-        )
-        orbit, words = _part(scene.components, Orbit), _part(scene.components, ViewPrompts)
-        count, draws, templates = self.settings.views, Draws(self.recipe.train.seed), self.recipe.data.prompts
-        views = turntable(count, distance=sum(orbit.distance) / 2, field_of_view=sum(orbit.field_of_view) / 2)
-        elevations = torch.tensor([PSEUDO_ELEVATIONS[number % 2] for number in range(count)])
-        views = replace(views, elevation=elevations)
-        places = tuple(number % len(templates) for number in range(count))
-        studio = prior.studio(self.machine)
-        backbone, drawn = studio.backbone, list[torch.Tensor]()
-        self.progress.start("pseudo views", count)
-        with studio.sampling():
-            for number in range(count):
-                seen = pictures(scene, views[number : number + 1], backbone.resolution, place=places[number])
-                word = words.word(float(views.azimuth[number]), float(views.elevation[number]))
-                shape = backbone.encode(seen).mean.shape[1:]
-                drawn.append(
-                    redraw(
-                        backbone,
-                        seen,
-                        [self.concept.prompt(templates[places[number]]) + word],
-                        draws.normal("pseudo view", [number], shape).to(backbone.device),
-                        strength=self.settings.strength,
-                        steps=self.recipe.sample.steps,
-                        guidance=self.recipe.sample.guidance,
-                    ).cpu()
-                )
-                self.progress.advance()
-        PseudoViews(torch.cat(drawn), views, places).write(place)
-        return {"views": count}
+        """What the full DreamBooth makes of the first scene."""
+        scene = open_scene(Artifact.open(self.folder / STAGES[1]), self.machine)
+        prior = Artifact.open(self.folder / STAGES[2]).studio(self.machine)
+        prompts = [self.concept.prompt(template) for template in self.recipe.data.prompts]
+        views = redrawn(scene, prior, self.recipe, prompts, self.progress)
+        views.write(place)
+        return {"views": len(views.views)}
 
     def _registered(self, learned: str, seen: str) -> Callable[[Path], dict[str, Any]]:
         """Cut the subject out of its photos and find from where the scene `seen` looks like them."""
 
         def work(place: Path) -> dict[str, Any]:
-            settings: PhotoRegistration = _part(self.recipe.components, PhotoRegistration)
+            settings = part_of(self.recipe, PhotoRegistration)
             scene = open_scene(Artifact.open(self.folder / seen), self.machine)
             prior = Artifact.open(self.folder / learned).studio(self.machine)
-            self.progress.start("photos", len(self.concept.photos))
-            cutouts = list[Cutout]()
-            for photo in self.concept.photos:
-                mask = mask_of(prior, photo, self.concept.noun, settings.masks)
-                cutouts.append(Cutout(media.square(photo.open(), prior.resolution), mask[0].cpu()))
-                self.progress.advance()
+            cutouts = cut_out(prior, self.concept, settings.masks, self.progress)
             prompt = self._words(with_shape=learned != STAGES[0]).prompt("a photo of a {}")
             views = register(scene, prior, cutouts, prompt, as_far=settings.as_far)
             views.write(place)
@@ -342,15 +306,6 @@ def prior_of(scene: Path) -> Path:
     return [place for place in learned if place.is_dir()][-1]
 
 
-def settings_of(recipe: Recipe) -> Dreambooth:
-    """The component `dreambooth` of a recipe.
-
-    Raises:
-        PcsError: it has none.
-    """
-    return _part(recipe.components, Dreambooth)
-
-
 def scene_recipe(recipe: Recipe, views: PseudoViews | None = None) -> Recipe:
     """The part of `recipe` that optimizes a scene, alone or with the reconstruction of `views`."""
     left_out = (Dreambooth,) if views else (Dreambooth, Reconstruction)
@@ -362,22 +317,11 @@ def scene_recipe(recipe: Recipe, views: PseudoViews | None = None) -> Recipe:
 
 def _held_to_photos(recipe: Recipe, photos: int) -> Recipe:
     """`recipe` as `photo_registration` changes it for the second scene."""
-    registration: PhotoRegistration = _part(recipe.components, PhotoRegistration)
+    registration = part_of(recipe, PhotoRegistration)
     changes = registration.components | {registration.name: {"photos": photos}}
     return recipes.parse(recipe.dump(), "the second scene", {"components": changes})
 
 
 def subject_of(recipe: Recipe) -> str:
     """The phrase by which the image recipe of `recipe` calls the subject."""
-    return recipes.load(settings_of(recipe).recipe, None, backbone=recipe.backbone).data.subject
-
-
-def _found(parts: list[Any], kind: type[Any]) -> Any:
-    return next((part for part in parts if isinstance(part, kind)), None)
-
-
-def _part(parts: list[Any], kind: type[Any]) -> Any:
-    found = _found(parts, kind)
-    if found is None:
-        raise PcsError(f"the recipe needs the component {kind.__module__.rpartition('.')[2]}.")
-    return found
+    return recipes.load(part_of(recipe, Dreambooth).recipe, None, backbone=recipe.backbone).data.subject

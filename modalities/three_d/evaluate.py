@@ -23,7 +23,7 @@ from modalities.core.encoders import ImageEncoder, TextImageEncoder
 from modalities.core.errors import PcsError
 from modalities.core.studio import Studio
 from modalities.three_d.cameras import Views, gap
-from modalities.three_d.components.view_prompts import ViewPrompts
+from modalities.three_d.components.view_prompts import SECTORS, ViewPrompts
 from modalities.three_d.mesh import Mesh, isosurface
 from modalities.three_d.outputs import around, pictures
 from modalities.three_d.part import part_of, scene_of
@@ -36,7 +36,6 @@ OTHER_NOUNS = (
     "mug", "teapot", "car", "robot", "chair", "house", "duck", "snowman", "bear", "lamp", "backpack", "dog", "cat",
     "sneaker", "clock",
 )  # fmt: skip
-SECTORS = {"front": 0.0, "side": 90.0, "back": 180.0}
 
 
 @dataclass(frozen=True)
@@ -121,8 +120,7 @@ def _likeness(
     known = encoder(list(photos))
     best = (drawn @ known.T).amax(1)
     sectors = {
-        name: best[torch.tensor([min(gap(one, at), gap(one, -at)) <= 45 for one in azimuths])]
-        for name, at in SECTORS.items()
+        name: best[torch.tensor([abs(gap(one, 0.0) - at) <= 45 for one in azimuths])] for name, at in SECTORS.items()
     }
     among = known @ known.T - 2 * torch.eye(len(known))
     ceiling = float(among.amax(1).mean()) if len(known) > 1 else None
@@ -145,7 +143,7 @@ def _named_right(scene: Studio, encoder: TextImageEncoder, described: Tensor, az
         list(SECTORS)[int(row.argmax())] == name
         for row, azimuth in zip(seen, azimuths, strict=True)
         for name, at in SECTORS.items()
-        if min(gap(azimuth, at), gap(azimuth, -at)) <= 30
+        if abs(gap(azimuth, 0.0) - at) <= 30
     ]
     return sum(right) / len(right)
 

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor
 
+    from modalities.core.recipe import Recipe
     from modalities.core.step import Batch
     from modalities.core.studio import Studio
     from modalities.three_d.cameras import Views
@@ -104,13 +105,13 @@ class ScorePart(Component):
         return None
 
 
-def part_of(studio: Studio, kind: type[Part]) -> Part:
+def part_of(of: Studio | Recipe, kind: type[Part]) -> Part:
     """The component of that kind.
 
     Raises:
         PcsError: the recipe has none.
     """
-    found = next((part for part in studio.components if isinstance(part, kind)), None)
+    found = next((part for part in of.components if isinstance(part, kind)), None)
     if found is None:
         raise PcsError(f"a 3D recipe needs the component {kind.__module__.rpartition('.')[2]}; add it to the list.")
     return found

@@ -16,9 +16,14 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
 
+from modalities.core import media
+from modalities.core.concept import Concept
+from modalities.core.media import MaskSource
+from modalities.core.progress import Progress
 from modalities.core.step import denoise
 from modalities.core.studio import Studio
-from modalities.three_d.cameras import Views, gap
+from modalities.core.subject_mask import mask_of
+from modalities.three_d.cameras import Views
 from modalities.three_d.components.orbit import Orbit
 from modalities.three_d.components.view_prompts import ViewPrompts
 from modalities.three_d.part import part_of, scene_of
@@ -31,9 +36,6 @@ OUTLINE, COLOUR = 3.0, 6.0
 # Shares of the base's times at which it is asked for the word, how often, and the share of the mean error by which two
 # words must differ to be told apart.
 TIMES, DRAWS, TOLD_APART = (0.4, 0.5, 0.6, 0.7, 0.8), 4, 0.04
-SECTORS = {"front": 0.0, "side": 90.0, "back": 180.0}
-# Degrees over which the word for above takes over.
-OVERHEAD_BLUR = 5.0
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,21 @@ class Cutout:
 
     pixels: Float[Tensor, "3 side side"]
     mask: Float[Tensor, "side side"]
+
+    def framed(
+        self, wanted: Framing, side: int
+    ) -> tuple[Float[Tensor, "n 3 side side"], Float[Tensor, "n 1 side side"]]:
+        """The subject over black, moved and enlarged to each of the n `wanted` framings, and its mask."""
+        place, own = _places(side, self.mask.device), Framing.of(self.mask[None])
+        down, across = torch.meshgrid(place, place, indexing="ij")
+        scale = (own.size / wanted.size)[:, None, None]
+        there = [
+            (at[None] - to[:, None, None]) * scale + start
+            for at, to, start in ((across, wanted.x, own.x), (down, wanted.y, own.y))
+        ]
+        layers = torch.cat([self.pixels * self.mask, self.mask[None]])[None].expand(len(wanted.size), -1, -1, -1)
+        moved = functional.grid_sample(layers, torch.stack(there, -1), align_corners=False, padding_mode="zeros")
+        return moved[:, :3], moved[:, 3:]
 
 
 @dataclass(frozen=True)
@@ -56,7 +73,7 @@ class Framing:
     def of(cls, masks: Float[Tensor, "n side side"]) -> Framing:
         """Measure masks in [0, 1]; an empty one has size near 0."""
         side = masks.shape[-1]
-        place = (torch.arange(side, device=masks.device) + 0.5) / side * 2 - 1
+        place = _places(side, masks.device)
         area = masks.sum((1, 2)).clamp(min=1e-6)
         means = (masks.sum(1) * place).sum(1) / area, (masks.sum(2) * place).sum(1) / area
         return cls(*means, (4 * area / side**2).sqrt())
@@ -67,6 +84,21 @@ class Framing:
 
     def __getitem__(self, index: int) -> Framing:
         return Framing(*(part[index : index + 1] for part in (self.x, self.y, self.size)))
+
+
+def cut_out(studio: Studio, concept: Concept, source: MaskSource, progress: Progress) -> list[Cutout]:
+    """The subject of each of its photos, by masks from `source`, see `subject_mask.masks`.
+
+    Raises:
+        PcsError: a photo has no mask.
+    """
+    cutouts = list[Cutout]()
+    progress.start("photos", len(concept.photos))
+    for photo in concept.photos:
+        mask = mask_of(studio, photo, concept.noun, source)
+        cutouts.append(Cutout(media.square(photo.open(), studio.resolution), mask[0].cpu()))
+        progress.advance()
+    return cutouts
 
 
 def register(
@@ -85,24 +117,24 @@ def register(
     views = _candidates(sum(orbit.distance) / 2, sum(orbit.field_of_view) / 2)
     with torch.no_grad():
         seen = [scene_of(scene).draw(views[n : n + 1], SIDE, background=torch.zeros_like) for n in range(len(views))]
-        colours, shapes = torch.cat([one.colours for one in seen]), torch.cat([one.opacity for one in seen])
-        framings = Framing.of(shapes)
+        colours, shapes = (torch.cat([getattr(one, part).cpu() for one in seen]) for part in ("colours", "opacity"))
+        framings, shares = Framing.of(shapes), words.shares(views)
         chosen = [
-            int((_alike(one, colours, shapes, framings) + _expected(words, odds, views)).argmax())
+            int((_alike(one, colours, shapes, framings) + (shares @ odds.exp()).clamp(min=1e-9).log()).argmax())
             for one, odds in zip(cutouts, view_odds(prior, cutouts, prompt, words), strict=True)
         ]
-        owns = [Framing.of(one.mask[None]) for one in cutouts]
-        ratios = [float(framings[best].size / own.size) for best, own in zip(chosen, owns, strict=True)]
-        factor = len(ratios) / sum(ratios) if as_far else 1.0
+        wanted = [framings[best] for best in chosen]
+        factor = 1.0
+        if as_far:
+            owns = [Framing.of(one.mask[None]) for one in cutouts]
+            ratios = [float(there.size / own.size) for there, own in zip(wanted, owns, strict=True)]
+            factor = len(ratios) / sum(ratios)
         framed = [
-            _framed(one, own, framings[best].enlarged(factor), one.mask.shape[-1])
-            for one, own, best in zip(cutouts, owns, chosen, strict=True)
+            one.framed(there.enlarged(factor), one.mask.shape[-1]) for one, there in zip(cutouts, wanted, strict=True)
         ]
     pictures, alphas = (torch.cat(part) for part in zip(*framed, strict=True))
     pictures = (pictures / alphas.clamp(min=1e-3)).clamp(0, 1)
-    taken = torch.tensor(chosen, device=views.azimuth.device)
-    cameras = Views(*(part[taken] for part in (views.azimuth, views.elevation, views.distance, views.field_of_view)))
-    return PseudoViews(pictures.cpu(), cameras, (0,) * len(chosen), alphas.cpu())
+    return PseudoViews(pictures, views[chosen], (0,) * len(chosen), alphas)
 
 
 def view_odds(
@@ -128,42 +160,20 @@ def view_odds(
 
 def _candidates(distance: float, field_of_view: float) -> Views:
     around = [360.0 * number / AZIMUTHS for number in range(AZIMUTHS)]
-    rows = [Views.of(around, elevation=up, distance=distance, field_of_view=field_of_view) for up in ELEVATIONS]
-    return Views(*(torch.cat([getattr(row, name) for row in rows]) for name in Views.__dataclass_fields__))
+    views = Views.of(around * len(ELEVATIONS), distance=distance, field_of_view=field_of_view)
+    return replace(views, elevation=torch.tensor(ELEVATIONS).repeat_interleave(AZIMUTHS))
 
 
 def _alike(
     one: Cutout, colours: Float[Tensor, "n 3 side side"], shapes: Float[Tensor, "n side side"], framings: Framing
 ) -> Float[Tensor, " n"]:
     """How well a photo fits the scene from each camera, once it is framed alike."""
-    framed, alpha = _framed(one, Framing.of(one.mask[None]), framings, SIDE)
+    framed, alpha = one.framed(framings, SIDE)
     either = torch.maximum(alpha[:, 0], shapes).sum((1, 2)).clamp(min=1e-6)
     both = torch.minimum(alpha[:, 0], shapes).sum((1, 2))
     return OUTLINE * both / either - COLOUR * (framed - colours).abs().mean(1).sum((1, 2)) / either
 
 
-def _framed(
-    one: Cutout, own: Framing, wanted: Framing, side: int
-) -> tuple[Float[Tensor, "n 3 side side"], Float[Tensor, "n 1 side side"]]:
-    """A cutout over black, moved and enlarged from its `own` framing to each of the `wanted`, and its mask."""
-    place = (torch.arange(side, device=one.mask.device) + 0.5) / side * 2 - 1
-    down, across = torch.meshgrid(place, place, indexing="ij")
-    scale = (own.size / wanted.size)[:, None, None]
-    there = [(at[None] - to[:, None, None]) * scale + start for at, to, start in (
-        (across, wanted.x, own.x), (down, wanted.y, own.y)
-    )]  # fmt: skip
-    layers = torch.cat([one.pixels * one.mask, one.mask[None]])[None].expand(len(wanted.size), -1, -1, -1)
-    moved = functional.grid_sample(layers, torch.stack(there, -1), align_corners=False, padding_mode="zeros")
-    return moved[:, :3], moved[:, 3:]
-
-
-def _expected(words: ViewPrompts, odds: Float[Tensor, " words"], views: Views) -> Float[Tensor, " n"]:
-    """The log of how well each camera goes with the words: a word fades with the angle from where it is meant."""
-    off = torch.tensor([gap(azimuth, 0.0) for azimuth in views.azimuth.tolist()])
-    reaches = {"front": words.front, "side": words.side, "back": words.back}
-    near = torch.stack([torch.exp(-(((off - at) / reaches[name]) ** 2)) for name, at in SECTORS.items()], 1)
-    above = torch.sigmoid((views.elevation.cpu() - words.overhead) / OVERHEAD_BLUR)
-    share = near / near.sum(1, keepdim=True) * (1 - above)[:, None]
-    meant = dict(zip(SECTORS, share.unbind(1), strict=True)) | {"overhead": above}
-    chances = dict(zip(words.words, odds.exp(), strict=True))
-    return sum(chances[name] * meant[name] for name in chances).clamp(min=1e-9).log()  # pyright: ignore
+def _places(side: int, device: torch.device) -> Float[Tensor, " side"]:
+    """Middles of pixels, from -1 to 1."""
+    return (torch.arange(side, device=device) + 0.5) / side * 2 - 1

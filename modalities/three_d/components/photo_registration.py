@@ -59,6 +59,8 @@ class PhotoRegistration(Component):
         The move, (2,), is to the right and down, in half sides of the picture. In the mean over all photos distances
         stay, so that the scene keeps its size.
         """
+        import torch
+
         around, up, away, right, down = self._corrections[number]
         own = views[number : number + 1].to(self._corrections.device)
         corrected = replace(
@@ -67,6 +69,4 @@ class PhotoRegistration(Component):
             elevation=(own.elevation + UP * up).clamp(LOWEST, HIGHEST),
             distance=own.distance * (away - self._corrections[:, 2].mean()).exp(),
         )
-        import torch
-
         return corrected, torch.stack([right, down])

@@ -15,7 +15,11 @@ from modalities.three_d.components.orbit import Orbit
 from modalities.three_d.part import part_of
 
 if TYPE_CHECKING:
+    from jaxtyping import Float
+    from torch import Tensor
+
     from modalities.core.step import Batch
+    from modalities.three_d.cameras import Views
 
 View = Literal["front", "side", "back", "overhead"]
 WORDS: dict[View, str] = {
@@ -24,6 +28,10 @@ WORDS: dict[View, str] = {
     "back": ", back view",
     "overhead": ", overhead view",
 }
+# Where each stands, in degrees off the front; that from above is all around.
+SECTORS: dict[View, float] = {"front": 0.0, "side": 90.0, "back": 180.0}
+# Degrees over which the word for above takes over, where words pass into each other.
+OVERHEAD_BLUR = 5.0
 Degrees = Annotated[float, Field(ge=0, le=180)]
 
 
@@ -61,6 +69,20 @@ class ViewPrompts(Component):
         if off >= 180 - self.back:
             return self.words["back"]
         return self.words["side"] if abs(off - 90) <= self.side else ""
+
+    def shares(self, views: Views) -> Float[Tensor, "b words"]:
+        """How well each of `words` goes with each camera, 0 to 1 and 1 in sum: `word` with soft borders."""
+        import torch
+
+        from modalities.three_d.cameras import gap
+
+        off = torch.tensor([gap(azimuth, 0.0) for azimuth in views.azimuth.tolist()])
+        reaches = {"front": self.front, "side": self.side, "back": self.back}
+        near = torch.stack([torch.exp(-(((off - at) / reaches[name]) ** 2)) for name, at in SECTORS.items()], 1)
+        above = torch.sigmoid((views.elevation.cpu() - self.overhead) / OVERHEAD_BLUR)
+        around = near / near.sum(1, keepdim=True) * (1 - above)[:, None]
+        shares = dict(zip(SECTORS, around.unbind(1), strict=True)) | {"overhead": above}
+        return torch.stack([shares[name] for name in self.words], 1)
 
     def told(self, prompt: str) -> dict[str, str]:
         """What `prompt` becomes from each side, and where that is."""
