@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from dataclasses import dataclass, replace
+from itertools import chain
 
 import numpy as np
 
@@ -27,10 +29,45 @@ class Mesh:
     @property
     def is_closed(self) -> bool:
         """Whether every edge has exactly two faces, which run along it in opposite directions."""
-        edges = np.concatenate([self.faces[:, pair] for pair in ((0, 1), (1, 2), (2, 0))]).astype(np.int64)
-        keys = edges[:, 0] * len(self.vertices) + edges[:, 1]
-        back = edges[:, 1] * len(self.vertices) + edges[:, 0]
-        return len(np.unique(keys)) == len(keys) and bool(np.isin(back, keys).all())
+        along, back = self._edges()
+        return len(np.unique(along)) == len(along) and bool(np.isin(back, along).all())
+
+    def _edges(self) -> tuple[np.ndarray, np.ndarray]:
+        """Of every face its three edges as numbers, (3 T,), and the numbers of the same edges the other way."""
+        start, end = self.faces.T.flatten().astype(np.int64), np.roll(self.faces, -1, 1).T.flatten()
+        return start * len(self.vertices) + end, end * np.int64(len(self.vertices)) + start
+
+    def separated(self) -> Mesh:
+        """The same surface with no edge in more than two faces: where sheets share one, each gets its own."""
+        mesh = self._without_flaps()
+        while True:
+            along, back = mesh._edges()
+            numbers, counts = np.unique(along, return_counts=True)
+            shared = numbers[(counts > 1) & np.isin(numbers, back)]
+            if not len(shared):
+                return mesh
+            # One face along the edge and one that comes back get a vertex in its middle.
+            edge, middle = divmod(int(shared[0]), len(mesh.vertices)), len(mesh.vertices)
+            vertices = np.concatenate([mesh.vertices, mesh.vertices[list(edge)].mean(0, keepdims=True)])
+            faces = mesh.faces.copy()
+            for number, (start, end) in ((along, edge), (back, edge[::-1])):
+                face = int((number == shared[0]).argmax()) % len(mesh.faces)
+                apex = faces[face].sum() - start - end
+                faces[face] = start, middle, apex
+                faces = np.concatenate([faces, np.array([[middle, end, apex]], np.int32)])
+            mesh = Mesh(vertices, faces)
+
+    def _without_flaps(self) -> Mesh:
+        """The same without pairs of faces that have the same corners and look in opposite directions."""
+        kept: defaultdict[tuple[int, ...], list[int]] = defaultdict(list)
+        for number, face in enumerate(self.faces.tolist()):
+            first = face.index(min(face))
+            one, two, three = face[first:] + face[:first]
+            if kept[one, three, two]:
+                kept[one, three, two].pop()
+            else:
+                kept[one, two, three].append(number)
+        return replace(self, faces=self.faces[sorted(chain.from_iterable(kept.values()))])
 
     def normals(self) -> np.ndarray:
         """Outward unit normals at the vertices, (V, 3) float32, weighed by area."""

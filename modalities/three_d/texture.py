@@ -61,7 +61,7 @@ def decimated(mesh: Mesh, faces: int) -> Mesh:
     wanted = faces
     while wanted < len(mesh.faces):
         vertices, merged = fast_simplification.simplify(mesh.vertices, mesh.faces, target_count=wanted, agg=5)
-        fewer = Mesh(vertices.astype(np.float32), merged.astype(np.int32)).largest_part()
+        fewer = Mesh(vertices.astype(np.float32), merged.astype(np.int32)).separated().largest_part()
         if fewer.is_closed and fewer.volume > 0:
             return fewer
         wanted *= 2

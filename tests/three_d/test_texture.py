@@ -57,6 +57,22 @@ def test_what_would_not_stay_closed_keeps_more_triangles(monkeypatch: pytest.Mon
     assert decimated(noise, 4).is_closed
 
 
+def test_sheets_that_share_an_edge_get_their_own() -> None:
+    # Two tetrahedra that touch along the edge from 0 to 1, and one far away.
+    corners = [[0, 0, 0], [0, 0, 1], [1, 0, 0], [0, 1, 0], [-1, 0, 0], [0, -1, 0]]
+    vertices = np.array([*corners, *(np.array(corners[:4]) + 5)], np.float32)
+    one = np.array([[0, 2, 1], [0, 1, 3], [0, 3, 2], [1, 2, 3]])
+    other = np.array([0, 1, 4, 5])[one]
+    mesh = Mesh(vertices, np.concatenate([one, other, one + 6]).astype(np.int32))
+    assert not mesh.is_closed
+    apart = mesh.separated()
+    assert apart.is_closed
+    assert apart.volume == pytest.approx(mesh.volume) == pytest.approx(0.5)
+    assert len(apart.faces) == len(mesh.faces) + 2
+    flap = Mesh(mesh.vertices, np.concatenate([mesh.faces, [[2, 7, 3], [2, 3, 7]]]).astype(np.int32))
+    assert np.array_equal(flap.separated().faces, apart.faces)
+
+
 def test_the_texture_has_each_colour_where_it_belongs(solid: Textured) -> None:
     face, shares = solid.mesh.scattered(2000)
     wanted = striped(
