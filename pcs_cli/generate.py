@@ -55,13 +55,13 @@ def generate(
     require_writable(folder, megabytes=5)
 
     from modalities.core import generate as images
-    from modalities.core import media, recipe
+    from modalities.core import media, recipe_text
     from modalities.core.report import contact_sheet
 
     written: list[Path] = []
     rows: list[tuple[str, list[media.Image.Image]]] = []
     with console.progress() as progress:
-        studio = source.studio(machine.machine(), progress, recipe.changes_of(changes))
+        studio = source.studio(machine.machine(), progress, recipe_text.changes_of(changes))
         progress.start("generating", len(spelled) * count)
         for prompt, said in spelled:
             rows.append((prompt, []))

@@ -41,11 +41,11 @@ def recipe_for(modality: str, name: str, changes: list[str], base: str | None = 
     Raises:
         PcsError: it is for another command, or is wrong.
     """
-    from modalities.core import bases
+    from modalities.core import bases, recipe_text
     from modalities.core import recipe as recipes
     from modalities.core.errors import PcsError
 
-    chosen = recipes.load(name, recipes.changes_of(changes), backbone=base)
+    chosen = recipes.load(name, recipe_text.changes_of(changes), backbone=base)
     folder = Path(chosen.backbone)
     if chosen.backbone not in bases.entries() and folder.is_dir():
         # The run must find it from anywhere.

@@ -90,9 +90,9 @@ def _page(loaded: dict[str, Recipe]) -> str:
 def show(name: Name, base: Base = None, changes: Set = [], json: Json = False) -> None:  # noqa: B006
     """Show a recipe with every default spelled out, as it would run on a base."""
     console.setup(json=json)
-    from modalities.core import recipe
+    from modalities.core import recipe, recipe_text
 
-    loaded = recipe.load(name, recipe.changes_of(changes), backbone=base)
+    loaded = recipe.load(name, recipe_text.changes_of(changes), backbone=base)
     console.result(loaded.model_dump(mode="json"), [loaded.dump().rstrip()])
 
 

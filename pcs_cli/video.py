@@ -302,7 +302,7 @@ def generate(
     from modalities.core import media
     from modalities.core.artifact import Artifact
     from modalities.core.files import require_writable, slug
-    from modalities.core.recipe import changes_of
+    from modalities.core.recipe_text import changes_of
     from modalities.core.report import contact_sheet
     from modalities.video import mix
     from modalities.video.clips import as_images, save_previews

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import copy
 import importlib
 import math
-import re
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
@@ -18,6 +16,7 @@ from modalities.core import plugins
 from modalities.core.component import Component, Template
 from modalities.core.errors import PcsError, did_you_mean
 from modalities.core.mistakes import explained, mistaken
+from modalities.core.recipe_text import merge, named, plain, read
 
 LOOKS = 5
 Positive = Annotated[int, Field(gt=0)]
@@ -188,7 +187,7 @@ def load(name: str, changes: dict[str, Any] | None = None, *, backbone: str | No
         PcsError: with one line for every mistake, each with its path in the YAML.
     """
     path = find(name)
-    raw = _read(path)
+    raw = read(path)
     per_base = raw.pop("bases", None) or {}
     for key, given in {"bases": per_base, "sample": raw.get("sample") or {}}.items():
         if not isinstance(given, dict):
@@ -198,9 +197,9 @@ def load(name: str, changes: dict[str, Any] | None = None, *, backbone: str | No
     base, mistakes = str(raw.get("backbone", "mini")), list[str]()
     entries = {one.stem: one for one in (folder() / "bases").glob("*.yaml")}
     if base in entries:
-        raw["sample"] = _read(entries[base]).get("sample", {}) | (raw.get("sample") or {})
-    _merge(raw, per_base.get(base) or {}, mistakes, may_add=True)
-    _merge(raw, changes or {}, mistakes)
+        raw["sample"] = read(entries[base]).get("sample", {}) | (raw.get("sample") or {})
+    merge(raw, per_base.get(base) or {}, mistakes, may_add=True)
+    merge(raw, changes or {}, mistakes)
     return _checked(raw, mistakes, str(path))
 
 
@@ -209,8 +208,8 @@ def parse(text: str, source: str, changes: dict[str, Any] | None = None) -> Reci
 
     `source` names it in messages.
     """
-    raw, mistakes = _plain(text, source), list[str]()
-    _merge(raw, changes or {}, mistakes)
+    raw, mistakes = plain(text, source), list[str]()
+    merge(raw, changes or {}, mistakes)
     return _checked(raw, mistakes, source)
 
 
@@ -245,114 +244,6 @@ def schema_of(modality: str) -> type[Recipe]:
     return Recipe
 
 
-def parse_change(text: str) -> dict[str, Any]:
-    """Turn one `--set` argument, `train.steps=200`, into `{"train": {"steps": 200}}`; the value is YAML.
-
-    Raises:
-        PcsError: it has no `=` or an empty key.
-    """
-    path, equals, value = text.partition("=")
-    keys = path.strip().split(".")
-    if not equals or not all(keys):
-        raise PcsError(f'--set {text}: give KEY=VALUE, for example "train.steps=200".')
-    try:
-        change: Any = yaml.load(value, Loader=_Loader)
-    except yaml.YAMLError:
-        change = value
-    for key in reversed(keys):
-        change = {key: change}
-    return change
-
-
-def changes_of(settings: list[str]) -> dict[str, Any]:
-    """Merge several `--set` arguments, the later over the earlier."""
-    merged: dict[str, Any] = {}
-    for setting in settings:
-        _merge(merged, parse_change(setting), [])
-    return merged
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        return _plain(path.read_text(encoding="utf-8"), str(path))
-    except (OSError, UnicodeDecodeError) as error:
-        raise PcsError(f"{path}: cannot be read as text ({error}).") from error
-
-
-def _plain(text: str, source: str) -> dict[str, Any]:
-    try:
-        raw = yaml.load(text, Loader=_Loader)
-    except yaml.YAMLError as error:
-        raise PcsError(f"{source}: is not valid YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(raw, dict):
-        raise PcsError(f"{source}: a recipe is a mapping of keys; see `pcs recipes show dreambooth_lora`.")
-    return raw
-
-
-class _Loader(yaml.SafeLoader):
-    """YAML 1.1, except that 1e-4 is a number, as everybody who writes learning rates expects."""
-
-
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?$|^[-+]?\.(inf|Inf)$|^\.(nan|NaN)$"),
-    list("-+0123456789."),
-)
-
-
-def _merge(onto: dict[str, Any], patch: dict[str, Any], mistakes: list[str], *, may_add: bool = False) -> None:
-    """Merge `patch` into `onto`, dictionaries key by key, and `components` by component name.
-
-    What a recipe's own `bases` section adds comes last, as it `may_add` in this order; what a user adds comes first,
-    where it sees a step's batch before other components add to it.
-    """
-    for key, value in patch.items():
-        here = onto.get(key)
-        if isinstance(here, dict) and isinstance(value, dict):
-            _merge(here, value, mistakes)
-        elif key == "components" and isinstance(here, list) and isinstance(value, dict):
-            known = list(plugins.names("components", str(onto.get("modality", "image"))))
-            onto[key] = _merge_components(here, value, known, mistakes, may_add)
-        else:
-            onto[key] = copy.deepcopy(value)
-
-
-def _merge_components(
-    listed: list[Any], patch: dict[str, Any], known: list[str], mistakes: list[str], may_add: bool
-) -> list[Any]:
-    """Change the settings of listed components; one that is set to null is dropped."""
-    by_name: dict[str, Any] = {}
-    for item in listed:
-        name, settings = _named(item)
-        by_name[name] = settings
-    for name, settings in patch.items():
-        if settings is not None and not isinstance(settings, dict):
-            mistakes.append(f"components.{name}: takes settings, {name}.KEY=VALUE or {{}}, not {settings!r}.")
-        elif name not in by_name and may_add:
-            by_name[name] = settings
-        elif name not in by_name and settings is not None and name in known:
-            by_name = {name: settings} | by_name
-        elif name not in by_name:
-            mistakes.append(
-                f"components.{name}: the recipe has no such component; {did_you_mean(name, [*by_name, *known])}"
-            )
-        elif settings is None:
-            del by_name[name]
-        else:
-            _merge(by_name[name], settings, mistakes)
-    return [{name: settings} for name, settings in by_name.items()]
-
-
-def _named(item: Any) -> tuple[str, dict[str, Any]]:
-    """Split `lora` or `{lora: {rank: 4}}` into name and settings."""
-    if isinstance(item, dict) and len(item) == 1:
-        name, settings = next(iter(item.items()))
-        if isinstance(settings, dict | None):
-            return str(name), dict(settings or {})
-        raise PcsError(f"components.{name}: takes settings, {{{name}: {{key: value}}}}, not {settings!r}.")
-    return str(item), {}
-
-
 def _checked(raw: dict[str, Any], mistakes: list[str], source: str) -> Recipe:
     raw = dict(raw)
     listed = raw.pop("components", None) or []
@@ -372,7 +263,7 @@ def _checked(raw: dict[str, Any], mistakes: list[str], source: str) -> Recipe:
     mistakes += [f"components: {name} is listed twice." for name in sorted({n for n in names if names.count(n) > 1})]
     mistakes += _contradictions(parts)
     # Those with a mistake of their own are there all the same.
-    learners = {_named(item)[0] for item in listed}
+    learners = {named(item)[0] for item in listed}
     for number, phase in enumerate(recipe.phases):
         for name in phase.learn:
             if name not in learners:
@@ -392,7 +283,7 @@ def _contradictions(parts: list[Component]) -> list[str]:
 
 
 def _component(item: Any, modality: str, mistakes: list[str]) -> list[Component]:
-    name, settings = _named(item)
+    name, settings = named(item)
     try:
         face: type[Component] = plugins.load("components", name, Component, modality)
         return [face.model_validate(settings)]

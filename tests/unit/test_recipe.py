@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from modalities.core import plugins, recipe
+from modalities.core import plugins, recipe, recipe_text
 from modalities.core.component import Component
 from modalities.core.errors import PcsError
 
@@ -60,7 +60,8 @@ def test_a_base_says_how_its_images_are_made_where_a_recipe_does_not() -> None:
 
 
 def test_changes_win_over_the_base_and_reach_components_by_name() -> None:
-    changes = recipe.changes_of(["train.steps=7", "components.lora.rank=3", "data.prompts=['my {}']", "train.steps=9"])
+    asked = ["train.steps=7", "components.lora.rank=3", "data.prompts=['my {}']", "train.steps=9"]
+    changes = recipe_text.changes_of(asked)
     loaded = recipe.load("dreambooth_lora", changes)
     assert loaded.train.steps == 9
     assert loaded.component("lora").rank == 3  # type: ignore[union-attr]
@@ -68,14 +69,14 @@ def test_changes_win_over_the_base_and_reach_components_by_name() -> None:
 
 
 def test_a_component_set_to_null_is_dropped() -> None:
-    loaded = recipe.load("dreambooth_lora", recipe.changes_of(["components.prior_preservation=null"]))
+    loaded = recipe.load("dreambooth_lora", recipe_text.changes_of(["components.prior_preservation=null"]))
     assert loaded.component("prior_preservation") is None
 
 
 @pytest.mark.parametrize(("text", "value"), [("1e-4", 1e-4), ("2.5", 2.5), ("3", 3), ("true", True), ("a b", "a b")])
 def test_values_of_changes_are_what_they_look_like(text: str, value: object) -> None:
-    assert recipe.parse_change(f"a.b={text}") == {"a": {"b": value}}
-    assert type(recipe.parse_change(f"a={text}")["a"]) is type(value)
+    assert recipe_text.parse_change(f"a.b={text}") == {"a": {"b": value}}
+    assert type(recipe_text.parse_change(f"a={text}")["a"]) is type(value)
 
 
 def test_without_phases_everything_learns_in_one() -> None:
@@ -121,10 +122,10 @@ def test_every_component_file_is_found_and_cites_its_paper() -> None:
 
 
 def test_a_user_adds_a_component_by_naming_it() -> None:
-    changes = recipe.changes_of(["components.masked_loss.background=0.2", "components.captions={}"])
+    changes = recipe_text.changes_of(["components.masked_loss.background=0.2", "components.captions={}"])
     loaded = recipe.load("dreambooth_lora", changes)
     assert {part.name for part in loaded.components[:2]} == {"masked_loss", "captions"}
     assert loaded.component("masked_loss").background == 0.2  # pyright: ignore
     for wrong in ("components.captions=null", "components.captiosn={}"):
         with pytest.raises(PcsError, match="no such component"):
-            recipe.load("dreambooth_lora", recipe.changes_of([wrong]))
+            recipe.load("dreambooth_lora", recipe_text.changes_of([wrong]))
