@@ -17,7 +17,7 @@ import torch
 from diffusers import AutoencoderKL
 from safetensors.torch import load_file
 from torch import Tensor, nn
-from transformers import CLIPModel, CLIPTokenizer, ResNetModel
+from transformers import CLIPModel, ResNetModel
 
 from modalities.core.files import lock
 from modalities.core.media import save_png
@@ -28,7 +28,7 @@ from modalities.mini.denoiser import DenoiserTask
 from modalities.mini.export import image_pipeline, write_base
 from modalities.mini.motion import FRAMES
 from modalities.mini.probe import MotionProbe, MotionProbeTask, Probe, ProbeTask
-from modalities.mini.settings import BuildRecipe, Lesson, VideoSettings
+from modalities.mini.settings import BuildRecipe, Lesson, MotionWordsSettings, VideoSettings
 from modalities.mini.stock import save_array, vocabulary_of
 from modalities.mini.training import Stretch
 from modalities.mini.workbench import Workbench, save_weights, seeded
@@ -226,62 +226,69 @@ class Workshop(Workbench):
         self.progress.note(f"samples so far: {path}")
 
     @cached_property
-    def temporal_layers(self) -> nn.ModuleDict:
-        """The text encoder, and the video UNet: the image UNet's tensors, and temporal layers trained on clips."""
+    def video(self) -> nn.ModuleDict:
+        """The text encoder, and the video UNet: the image UNet's tensors, and temporal layers trained on clips.
+
+        After that each stretch of `motion_words` trains the layers further, with its words.
+        """
+        if self.recipe.motion_words:
+            return self._with_more_words(self.recipe.motion_words[-1])
         settings, seed = self.recipe.video, self.recipe.seed
         unet = seeded(seed, denoiser.new_video_unet, self.denoiser["unet"])
         text_encoder = self.denoiser["text_encoder"].requires_grad_(False)
         networks = nn.ModuleDict({"text_encoder": text_encoder, "unet": unet})
-        return self._learned_from_clips(
-            networks, self._temporal_folders, settings, lambda: [self._clips(self.tokenizer)], seed, "temporal_layers"
-        )
+        return self._learned_from_clips(networks, settings, lambda: [self._clips()], seed)
 
-    @cached_property
-    def video(self) -> nn.ModuleDict:
-        """The same after further training, together with words of motion that have tokens of their own."""
-        settings, before = self.recipe.motion_words, self.temporal_layers
-        text_encoder = denoiser.with_words(before["text_encoder"], self.tokenizer, self.worded_tokenizer)
+    def _with_more_words(self, settings: MotionWordsSettings) -> nn.ModuleDict:
+        """The networks of the stretch before, trained further together with the words of the last."""
+        before = self._before_last_words.video
+        told_by = self._before_last_words.worded_tokenizer
+        text_encoder = denoiser.with_words(before["text_encoder"], told_by, self.worded_tokenizer)
         networks = nn.ModuleDict({"text_encoder": text_encoder, "unet": before["unet"]})
-        folders = self._clip_folders("motion_words", self._temporal_folders[1].name, settings)
 
         def examples() -> list[denoiser.LatentSet]:
-            every = self._clips(self.worded_tokenizer)
+            every = self._clips()
             motions = [shards.training_clip(self.recipe.seed, i).motion for i in range(self.recipe.world.clips)]
             named = np.isin(motions, list(settings.added))
             return [every, denoiser.LatentSet(every.latents[named], every.tokens[named], settings.share)]
 
-        # With the seed of the stage before, its noise would come again.
-        return self._learned_from_clips(
-            networks, folders, settings, examples, self.recipe.seed + 1, "video", settings.embedding_rate
-        )
+        # With the seed of a stretch before, its noise would come again.
+        seed = self.recipe.seed + len(self.recipe.motion_words)
+        return self._learned_from_clips(networks, settings, examples, seed, settings.embedding_rate)
 
     @cached_property
-    def _temporal_folders(self) -> tuple[Path, Path]:
-        return self._clip_folders("video", self.denoiser_folder.name, self.recipe.video)
+    def _before_last_words(self) -> Workshop:
+        recipe = self.recipe.model_copy(update={"motion_words": self.recipe.motion_words[:-1]})
+        return Workshop(recipe, self.folder, self.progress, self.stop, self.device, self.processes)
+
+    @cached_property
+    def _video_folders(self) -> tuple[Path, Path]:
+        """Where the last stretch of the temporal layers works at a constant rate, and where it anneals."""
+        if not self.recipe.motion_words:
+            return self._clip_folders("video", self.denoiser_folder.name, self.recipe.video)
+        before = self._before_last_words._video_folders[1].name
+        return self._clip_folders("motion_words", before, self.recipe.motion_words[-1])
 
     def _clip_folders(self, stage: str, before: str, settings: VideoSettings) -> tuple[Path, Path]:
-        """Where a stage that learns from clips works at a constant rate, and where it anneals."""
         fixed = settings.model_copy(update={"steps": 1, "anneal": 1})
         begun = self.stage_folder(stage, before, self.frames_folder.name, fixed)
         return begun, self.stage_folder(f"{stage}_anneal", begun.name, settings.steps, settings.anneal)
 
-    def _clips(self, tokenizer: CLIPTokenizer) -> denoiser.LatentSet:
-        """All clips, their captions told by `tokenizer`."""
-        tokens = self.tokens_of(shards.clip_captions_of, self.recipe.world.clips, 4, tokenizer)
+    def _clips(self) -> denoiser.LatentSet:
+        """All clips and their captions."""
+        tokens = self.tokens_of(shards.clip_captions_of, self.recipe.world.clips, 4, self.worded_tokenizer)
         return denoiser.LatentSet(self.clip_latents, tokens)
 
     def _learned_from_clips(
         self,
         networks: nn.ModuleDict,
-        folders: tuple[Path, Path],
         settings: VideoSettings,
         examples: Callable[[], list[denoiser.LatentSet]],
         seed: int,
-        trained_by: str,
         embedding_rate: float = 1.0,
     ) -> nn.ModuleDict:
         """`networks` trained at a constant rate, which may go on for longer later, and then annealed."""
-        begun, folder = folders
+        begun, folder = self._video_folders
         last = settings.steps + settings.anneal
         stretch = Stretch(settings.steps, last, settings.learning_rate, anneal=settings.anneal)
 
@@ -297,7 +304,7 @@ class Workshop(Workbench):
                 trainer.save()
             return reached
 
-        return self.once(networks, folder, stretch, settings.average, loss, begin, trained_by, embedding_rate)
+        return self.once(networks, folder, stretch, settings.average, loss, begin, "video", embedding_rate)
 
     @cached_property
     def probe(self) -> Probe:

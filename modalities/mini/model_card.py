@@ -79,7 +79,7 @@ def model_card(facts: dict[str, Any]) -> str:
         steps=f"{facts['denoiser_steps']:,}",
         batch=recipe["denoiser"]["batch"],
         samples=f"{facts['denoiser_samples']:,}",
-        video_steps=f"{sum(recipe[name]['steps'] + recipe[name]['anneal'] for name in ('video', 'motion_words')):,}",
+        video_steps=f"{sum(part['steps'] + part['anneal'] for part in (recipe['video'], *recipe['motion_words'])):,}",
         video_batch=recipe["video"]["batch"],
         seed=facts["seed"],
         megabytes=facts["megabytes"],

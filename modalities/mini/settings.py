@@ -142,7 +142,7 @@ class VideoSettings(Section):
 
 
 class MotionWordsSettings(VideoSettings):
-    """More training of the temporal layers, and with them of words of motion that get a token of their own.
+    """A stretch of more training of the temporal layers, and of words of motion that get a token of their own.
 
     What all single frames of two motions have in common, the image denoiser cannot learn to tell apart, nor the
     text encoder that learns with it. Prompts without these words are encoded as before.
@@ -208,7 +208,8 @@ class BuildRecipe(Section):
     denoiser: DenoiserSettings
     anneal: AnnealSettings
     video: VideoSettings
-    motion_words: MotionWordsSettings
+    motion_words: tuple[MotionWordsSettings, ...]
+    """One stretch after the other."""
     probe: ProbeSettings
     motion_probe: MotionProbeSettings
     subject_encoder: SubjectEncoderSettings

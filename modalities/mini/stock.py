@@ -106,7 +106,7 @@ class Stock:
     def worded_tokenizer(self) -> CLIPTokenizer:
         """The same with a token for each word of motion that learns with the temporal layers."""
         tokenizer = copy.deepcopy(self.tokenizer)
-        words = chain.from_iterable(self.recipe.motion_words.added.values())
+        words = chain.from_iterable(words for stretch in self.recipe.motion_words for words in stretch.added.values())
         tokenizer.add_tokens([AddedToken(word, single_word=True) for word in words])
         return tokenizer
 

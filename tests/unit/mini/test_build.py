@@ -50,10 +50,13 @@ TINY = {
     "video": {
         "batch": 2, "noise_shift": 3, "learning_rate": 0.001, "warmup": 1, "average": 0.9, "steps": 4, "anneal": 2,
     },
-    "motion_words": {
-        "added": {"zoom": ["zooms"], "roll": ["rolling"]}, "share": 0.5, "embedding_rate": 10, "motion_weight": 4,
-        "batch": 2, "noise_shift": 3, "learning_rate": 0.001, "warmup": 1, "average": 0.9, "steps": 3, "anneal": 2,
-    },
+    "motion_words": [
+        {
+            "added": {motion: [word]}, "share": 0.5, "embedding_rate": 10, "motion_weight": 4,
+            "batch": 2, "noise_shift": 3, "learning_rate": 0.001, "warmup": 1, "average": 0.9, "steps": 3, "anneal": 2,
+        }
+        for motion, word in (("zoom", "zooms"), ("roll", "rolling"))
+    ],
     "motion_probe": {"widths": [8, 16], "steps": 3, "batch": 2, "learning_rate": 0.002},
     "probe": {"widths": [8, 16], "steps": 3, "batch": 8, "learning_rate": 0.002},
     "subject_encoder": {
