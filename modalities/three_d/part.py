@@ -113,7 +113,7 @@ def part_of(of: Studio | Recipe, kind: type[Part]) -> Part:
     """
     found = next((part for part in of.components if isinstance(part, kind)), None)
     if found is None:
-        raise PcsError(f"a 3D recipe needs the component {kind.__module__.rpartition('.')[2]}; add it to the list.")
+        raise _missing(kind.__module__.rpartition(".")[2])
     return found
 
 
@@ -125,8 +125,12 @@ def scene_of(studio: Studio) -> Scene:
     """
     found = [part for part in studio.components if isinstance(part, Scene) and part.is_there]
     if not found:
-        raise PcsError("a 3D recipe needs the component nerf; add it to the list.")
+        raise _missing("nerf")
     return found[-1]
+
+
+def _missing(name: str) -> PcsError:
+    return PcsError(f"the recipe needs the component {name}. Add it to the list, or take another recipe.")
 
 
 def progress_at(studio: Studio, positions: Sequence[int]) -> float:
