@@ -28,7 +28,7 @@ from modalities.mini.denoiser import DenoiserTask
 from modalities.mini.export import image_pipeline, write_base
 from modalities.mini.motion import FRAMES
 from modalities.mini.probe import MotionProbe, MotionProbeTask, Probe, ProbeTask
-from modalities.mini.settings import BuildRecipe, Lesson, MotionWordsSettings, VideoSettings
+from modalities.mini.settings import BuildRecipe, Lesson, VideoSettings
 from modalities.mini.stock import save_array, vocabulary_of
 from modalities.mini.training import Stretch
 from modalities.mini.workbench import Workbench, save_weights, seeded
@@ -232,19 +232,19 @@ class Workshop(Workbench):
         After that each stretch of `motion_words` trains the layers further, with its words.
         """
         if self.recipe.motion_words:
-            return self._with_more_words(self.recipe.motion_words[-1])
+            return self._with_last_words()
         settings, seed = self.recipe.video, self.recipe.seed
         unet = seeded(seed, denoiser.new_video_unet, self.denoiser["unet"])
         text_encoder = self.denoiser["text_encoder"].requires_grad_(False)
         networks = nn.ModuleDict({"text_encoder": text_encoder, "unet": unet})
         return self._learned_from_clips(networks, settings, lambda: [self._clips()], seed)
 
-    def _with_more_words(self, settings: MotionWordsSettings) -> nn.ModuleDict:
+    def _with_last_words(self) -> nn.ModuleDict:
         """The networks of the stretch before, trained further together with the words of the last."""
-        before = self._before_last_words.video
-        told_by = self._before_last_words.worded_tokenizer
-        text_encoder = denoiser.with_words(before["text_encoder"], told_by, self.worded_tokenizer)
-        networks = nn.ModuleDict({"text_encoder": text_encoder, "unet": before["unet"]})
+        settings, before = self.recipe.motion_words[-1], self._before_last_words
+        learned = before.video
+        text_encoder = denoiser.with_words(learned["text_encoder"], before.worded_tokenizer, self.worded_tokenizer)
+        networks = nn.ModuleDict({"text_encoder": text_encoder, "unet": learned["unet"]})
 
         def examples() -> list[denoiser.LatentSet]:
             every = self._clips()
@@ -258,18 +258,18 @@ class Workshop(Workbench):
 
     @cached_property
     def _before_last_words(self) -> Workshop:
+        """What builds the same base without the last stretch of `motion_words`."""
         recipe = self.recipe.model_copy(update={"motion_words": self.recipe.motion_words[:-1]})
         return Workshop(recipe, self.folder, self.progress, self.stop, self.device, self.processes)
 
     @cached_property
     def _video_folders(self) -> tuple[Path, Path]:
         """Where the last stretch of the temporal layers works at a constant rate, and where it anneals."""
-        if not self.recipe.motion_words:
-            return self._clip_folders("video", self.denoiser_folder.name, self.recipe.video)
-        before = self._before_last_words._video_folders[1].name
-        return self._clip_folders("motion_words", before, self.recipe.motion_words[-1])
-
-    def _clip_folders(self, stage: str, before: str, settings: VideoSettings) -> tuple[Path, Path]:
+        if self.recipe.motion_words:
+            stage, settings = "motion_words", self.recipe.motion_words[-1]
+            before = self._before_last_words._video_folders[1].name
+        else:
+            stage, settings, before = "video", self.recipe.video, self.denoiser_folder.name
         fixed = settings.model_copy(update={"steps": 1, "anneal": 1})
         begun = self.stage_folder(stage, before, self.frames_folder.name, fixed)
         return begun, self.stage_folder(f"{stage}_anneal", begun.name, settings.steps, settings.anneal)

@@ -33,7 +33,7 @@ from modalities.three_d.components.view_prompts import SECTORS, ViewPrompts
 from modalities.three_d.part import part_of
 from modalities.three_d.partial import PartialSession
 from modalities.three_d.pseudo_views import PseudoViews
-from modalities.three_d.redraw import redrawn
+from modalities.three_d.redraw import redrawn_views
 from modalities.three_d.registration import cut_out, register
 from modalities.three_d.session import open_scene, optimize, plan
 from modalities.three_d.stages import Stage, digest, run_stages
@@ -191,7 +191,7 @@ class DreamBooth3D:
         scene = open_scene(Artifact.open(self.folder / STAGES[1]), self.machine)
         prior = Artifact.open(self.folder / STAGES[2]).studio(self.machine)
         prompts = [self.concept.prompt(template) for template in self.recipe.data.prompts]
-        views = redrawn(scene, prior, self.recipe, prompts, self.progress)
+        views = redrawn_views(scene, prior, self.recipe, prompts, self.progress)
         views.write(place)
         return {"views": len(views.views)}
 

@@ -105,13 +105,13 @@ class ScorePart(Component):
         return None
 
 
-def part_of(of: Studio | Recipe, kind: type[Part]) -> Part:
+def part_of(owner: Studio | Recipe, kind: type[Part]) -> Part:
     """The component of that kind.
 
     Raises:
         PcsError: the recipe has none.
     """
-    found = next((part for part in of.components if isinstance(part, kind)), None)
+    found = next((part for part in owner.components if isinstance(part, kind)), None)
     if found is None:
         raise _missing(kind.__module__.rpartition(".")[2])
     return found

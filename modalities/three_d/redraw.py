@@ -1,6 +1,7 @@
 """Draws pictures once more (SDEdit: Meng et al., ICLR 2022, algorithm 1), with DDIM steps (Song et al., ICLR 2021).
 
 https://arxiv.org/abs/2108.01073 and https://arxiv.org/abs/2010.02502 (eq. 12, eta 0), for every schedule of the core.
+DreamBooth3D makes its pseudo views so.
 """
 
 from __future__ import annotations
@@ -28,46 +29,6 @@ from modalities.three_d.pseudo_views import PseudoViews
 
 # From where pseudo views are taken, in turn, in degrees.
 ELEVATIONS = (10.0, 30.0)
-
-
-def redrawn(scene: Studio, prior: Studio, recipe: Recipe, prompts: Sequence[str], progress: Progress) -> PseudoViews:
-    """Render a scene from all around and let the base redraw every picture by itself.
-
-    DreamBooth3D (Raj et al., ICCV 2023, section 3.2, stage 2), https://arxiv.org/abs/2303.13508.
-
-    Args:
-        scene: opened by `open_scene`.
-        prior: the run that knows the subject best, opened to generate.
-        recipe: with the component `dreambooth`, which says how many and how strongly.
-        prompts: what the pictures show, in turn, each before its own place; a word for the view is added.
-        progress: told where the work stands.
-    """
-    settings, backbone = part_of(recipe, Dreambooth), prior.backbone
-    orbit, words = part_of(scene, Orbit), part_of(scene, ViewPrompts)
-    count, draws = settings.views, Draws(recipe.train.seed)
-    views = turntable(count, distance=sum(orbit.distance) / 2, field_of_view=sum(orbit.field_of_view) / 2)
-    elevations = torch.tensor([ELEVATIONS[number % 2] for number in range(count)])
-    views = replace(views, elevation=elevations)
-    places = tuple(number % len(prompts) for number in range(count))
-    drawn = list[Tensor]()
-    progress.start("pseudo views", count)
-    with prior.sampling():
-        for number, place in enumerate(places):
-            seen = rendered(scene, views[number : number + 1], backbone.resolution, place=place)
-            word = words.word(float(views.azimuth[number]), float(views.elevation[number]))
-            shape = backbone.encode(seen).mean.shape[1:]
-            anew = redraw(
-                backbone,
-                seen,
-                [prompts[place] + word],
-                draws.normal("pseudo view", [number], shape).to(backbone.device),
-                strength=settings.strength,
-                steps=recipe.sample.steps,
-                guidance=recipe.sample.guidance,
-            )
-            drawn.append(anew.cpu())
-            progress.advance()
-    return PseudoViews(torch.cat(drawn), views, places)
 
 
 @torch.no_grad()
@@ -109,3 +70,45 @@ def redraw(
         nothing = torch.zeros_like(clean)
         noise = (noisy - schedule.noised(clean, nothing, t)) / schedule.noised(nothing, torch.ones_like(clean), t)
     return backbone.decode(clean)
+
+
+def redrawn_views(
+    scene: Studio, prior: Studio, recipe: Recipe, prompts: Sequence[str], progress: Progress
+) -> PseudoViews:
+    """Render a scene from all around and let the base redraw every picture by itself.
+
+    DreamBooth3D (Raj et al., ICCV 2023, section 3.2, stage 2), https://arxiv.org/abs/2303.13508.
+
+    Args:
+        scene: opened by `open_scene`.
+        prior: the run that knows the subject best, opened to generate.
+        recipe: with the component `dreambooth`, which says how many and how strongly.
+        prompts: what the pictures show, in turn, each before its own place; a word for the view is added.
+        progress: told where the work stands.
+    """
+    settings, backbone = part_of(recipe, Dreambooth), prior.backbone
+    orbit, words = part_of(scene, Orbit), part_of(scene, ViewPrompts)
+    count, draws = settings.views, Draws(recipe.train.seed)
+    views = turntable(count, distance=sum(orbit.distance) / 2, field_of_view=sum(orbit.field_of_view) / 2)
+    elevations = torch.tensor([ELEVATIONS[number % 2] for number in range(count)])
+    views = replace(views, elevation=elevations)
+    places = tuple(number % len(prompts) for number in range(count))
+    drawn = list[Tensor]()
+    progress.start("pseudo views", count)
+    with prior.sampling():
+        for number, place in enumerate(places):
+            seen = rendered(scene, views[number : number + 1], backbone.resolution, place=place)
+            word = words.word(float(views.azimuth[number]), float(views.elevation[number]))
+            shape = backbone.encode(seen).mean.shape[1:]
+            anew = redraw(
+                backbone,
+                seen,
+                [prompts[place] + word],
+                draws.normal("pseudo view", [number], shape).to(backbone.device),
+                strength=settings.strength,
+                steps=recipe.sample.steps,
+                guidance=recipe.sample.guidance,
+            )
+            drawn.append(anew.cpu())
+            progress.advance()
+    return PseudoViews(torch.cat(drawn), views, places)

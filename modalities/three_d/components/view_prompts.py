@@ -71,7 +71,10 @@ class ViewPrompts(Component):
         return self.words["side"] if abs(off - 90) <= self.side else ""
 
     def shares(self, views: Views) -> Float[Tensor, "b words"]:
-        """How well each of `words` goes with each camera, 0 to 1 and 1 in sum: `word` with soft borders."""
+        """How well each of `words`, in their order, goes with each camera: `word` with soft borders.
+
+        Each is from 0 to 1, and of every camera they are 1 in sum.
+        """
         import torch
 
         from modalities.three_d.cameras import gap
