@@ -55,7 +55,12 @@ class Draws:
 
         Multiples of the golden ratio from a random start: a batch sees all noise levels, whatever its size, so the
         gradient swings less than with independent draws (Kingma et al. 2021, arXiv:2107.00630, appendix I.1).
+        Values for two purposes go round together, so what must not depend on the noise level takes `chance`.
         """
         start = torch.rand(1, generator=generator(self.seed, purpose), dtype=torch.float64)
         places = torch.tensor(list(positions), dtype=torch.float64)
         return ((start + places * GOLDEN) % 1).float().clamp(max=BELOW_ONE)
+
+    def chance(self, purpose: str, position: int) -> float:
+        """A uniform value in [0, 1), independent of all others."""
+        return float(torch.rand(1, generator=generator(self.seed, purpose, position)))

@@ -114,7 +114,7 @@ def check_video(folder: Path, settings: CheckSettings | None = None) -> dict[str
     prompts = [clip_prompt_of(clip) for clip in clips]
     truth = torch.from_numpy(np.stack([render_clip(clip, size) for clip in clips])).permute(0, 1, 4, 2, 3) / 255
     drawn = draw_clips(folder / "video", prompts, settings.steps, settings.guidance)
-    single = draw(folder, [prompt for prompt in prompts[:20] for _ in range(FRAMES)], settings.steps, settings.guidance)
+    single = draw(folder, [prompt for prompt in prompts for _ in range(FRAMES)], settings.steps, settings.guidance)
     labels = torch.tensor([clip_labels_of(clip) for clip in clips])
     paths = torch.from_numpy(np.stack([clip.path() for clip in clips]))
     return {

@@ -30,6 +30,14 @@ def test_draws_depend_on_seed_purpose_and_position_alone() -> None:
     assert not torch.equal(first[1], Draws(4).normal("noise", [6], (2, 2))[0])
 
 
+def test_what_happens_by_chance_does_not_depend_on_the_noise_level() -> None:
+    draws = Draws(3)
+    times = draws.uniform("time", range(2000))
+    chosen = torch.tensor([draws.chance("dropout", position) < 0.2 for position in range(2000)])
+    shares = torch.stack([chosen[(times * 5).long() == fifth].float().mean() for fifth in range(5)])
+    assert 0.12 < shares.min() < shares.max() < 0.28
+
+
 def test_every_photo_comes_once_before_any_comes_again() -> None:
     draws = Draws(0)
     order = [draws.pick("photo", position, 5) for position in range(20)]

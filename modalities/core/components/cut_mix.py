@@ -74,7 +74,7 @@ class CutMix(Component):
     def pair(self, position: int) -> tuple[int, int] | None:
         """The photos, counted with mirrored ones, on the left and right of item `position`, if it shows two."""
         studio, draws = self.studio, self.studio.draws
-        if float(draws.uniform("cut-mix", [position])) >= self.share:
+        if draws.chance("cut-mix", position) >= self.share:
             return None
         own = studio.view_at(position)
         others = [view for view, owner in enumerate(self._owners) if owner != self._owners[own]]

@@ -68,9 +68,8 @@ class GeometricAugmentation(Component):
         from modalities.core import media
 
         studio = self.studio
-        size, across, down, word = (
-            float(studio.draws.uniform(f"geometry {what}", [number])) for what in ("size", "across", "down", "word")
-        )
+        size = float(studio.draws.uniform("geometry size", [number]))
+        across, down, word = (studio.draws.chance(f"geometry {what}", number) for what in ("across", "down", "word"))
         rows = studio.concept.all_photos
         photo, side = rows[number % len(rows)], studio.resolution
         # The released code skips the sizes between 1 and 1.2, which look like neither.
@@ -87,8 +86,8 @@ class GeometricAugmentation(Component):
         import torch
 
         studio = self.studio
-        chosen = (studio.draws.uniform("geometry", batch.positions) < self.share).to(batch.is_prior.device)
-        is_moved = chosen & ~batch.is_prior
+        chosen = [studio.draws.chance("geometry", position) < self.share for position in batch.positions]
+        is_moved = torch.tensor(chosen, device=batch.is_prior.device) & ~batch.is_prior
         rows = [self._row(position) for position in batch.positions]
         moved = studio.batch(self._pictures, rows, batch.prompts, batch.positions, purpose="subject")
         prompts = zip(batch.prompts, rows, is_moved.tolist(), strict=True)

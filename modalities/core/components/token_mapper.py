@@ -53,9 +53,9 @@ class TokenMapper(LayeredToken):
 
     def batch(self, batch: Batch) -> Batch:
         """Decide how many units this step keeps."""
-        draws, place = self.studio.draws, batch.positions[:1]
-        is_short = float(draws.uniform("nested dropout", place)) < self.dropout
-        self._step_keeps = 1 + int(float(draws.uniform("kept units", place)) * self.hidden) if is_short else None
+        draws, place = self.studio.draws, batch.positions[0]
+        is_short = draws.chance("nested dropout", place) < self.dropout
+        self._step_keeps = 1 + int(draws.chance("kept units", place) * self.hidden) if is_short else None
         return batch
 
     def words(self, t: Tensor) -> Words:

@@ -42,13 +42,11 @@ class ScoreDistillation(Component):
         """The times of the items, drawn between what `first` and `last` say at this point of the run."""
         import torch
 
-        from modalities.core.draws import generator
-
         studio, done = self.studio, progress_at(self.studio, batch.positions)
         low, high = (a + (b - a) * done for a, b in zip(self.first, self.last, strict=True))
-        drawn = [torch.rand(1, generator=generator(studio.draws.seed, "score time", at)) for at in batch.positions]
+        drawn = torch.tensor([studio.draws.chance("score time", at) for at in batch.positions])
         times = studio.backbone.schedule.times
-        index = (low + torch.cat(drawn) * (high - low)) * (len(times) - 1)
+        index = (low + drawn * (high - low)) * (len(times) - 1)
         return times[index.round().long()].to(batch.t.device)
 
     @property

@@ -87,6 +87,8 @@ class VariationalScore(ScorePart):
         """The denoising loss of the adapter on what was rendered, at other noise and times; none to the scene."""
         from dataclasses import replace
 
+        import torch
+
         from modalities.core.step import denoise
 
         if not next(iter(self._factors.values())).requires_grad:
@@ -94,11 +96,12 @@ class VariationalScore(ScorePart):
         count = len(dict.fromkeys(batch.positions))
         items, draws, schedule = batch.part(0, count), self.studio.draws, self.studio.backbone.schedule
         device, latents = items.latents.device, items.latents.detach()
+        chance = torch.tensor([draws.chance("adapter time", at) for at in items.positions])
         fresh = replace(
             items,
             latents=latents,
             noise=draws.normal("adapter noise", items.positions, latents.shape[1:]).to(device),
-            t=schedule.timesteps(draws.uniform("adapter time", items.positions)).to(device),
+            t=schedule.timesteps(chance).to(device),
         )
         with self.in_place():
             return denoise(self.studio.backbone, fresh).error.mean()

@@ -41,4 +41,4 @@ class AppearanceAbsorber(Adapter):
 
     def is_left_out(self, step: int) -> bool:
         """Whether this step goes without it."""
-        return float(self.studio.draws.uniform("absorber", [step])) < self.left_out
+        return self.studio.draws.chance("absorber", step) < self.left_out

@@ -50,7 +50,7 @@ class MotionAdapter(Bottleneck):
         rows = [draws.pick("told frame", position, frames) for position in batch.positions]
         seen = torch.stack([clip[:, row] for clip, row in zip(batch.latents, rows, strict=True)])
         told = torch.nn.functional.adaptive_avg_pool2d(seen, PLACES).flatten(1)
-        is_untold = float(draws.uniform("untold", batch.positions[:1])) < self.untold
+        is_untold = draws.chance("untold", batch.positions[0]) < self.untold
         self._told = None if is_untold else told
         return batch
 

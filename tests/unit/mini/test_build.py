@@ -37,6 +37,9 @@ TINY = {
     "decoder": {
         "steps_on_crops": 3, "steps_on_pictures": 2, "learning_rate": 0.001, "warmup": 1, "average": 0.9,
     },
+    "together": {
+        "pictures": 48, "learning_rate": 0.001, "warmup": 1, "average": 0.9, "hold": 0.1, "steps": 3, "anneal": 2,
+    },
     "denoiser": {
         "channels": [16, 32, 32], "head_width": 16, "text_width": 32, "text_layers": 1,
         "prediction": "v_prediction", "snr_limit": 5, "batch": 8, "learning_rate": 0.003, "warmup": 2,
