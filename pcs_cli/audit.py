@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from pcs_cli.console import console
-from pcs_cli.options import Json, Offline, Out, Quiet, resumable
+from pcs_cli.options import Json, Offline, Out, Quiet, from_anywhere, resumable
 
 LORA = "image/dreambooth_lora"
 
@@ -66,7 +66,7 @@ def audit(
         protected,
         checked_noun(noun or (folder.read_record(protected) or {}).get("noun", "person")),
         tuple(attack or [LORA]),
-        tuple(base) or (None,),
+        tuple(map(from_anywhere, base)) or (None,),
         steps,
         mix,
         seeds,

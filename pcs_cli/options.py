@@ -25,9 +25,24 @@ Set = Annotated[
     list[str],
     typer.Option("--set", metavar="KEY=VALUE", help="Change the recipe, e.g. train.steps=200. May be repeated."),
 ]
+
+
+def from_anywhere(base: str | None) -> str | None:
+    """A base as the user calls it; a folder by its whole path, for what begins with it may go on from elsewhere."""
+    if base is None:
+        return None
+    from modalities.core import bases
+
+    return str(Path(base).resolve()) if base not in bases.entries() and Path(base).is_dir() else base
+
+
 Base = Annotated[
     str | None,
-    typer.Option("--base", help="Base model: a name of `pcs base list`, a diffusers folder, or a Hub id."),
+    typer.Option(
+        "--base",
+        help="Base model: a name of `pcs base list`, a diffusers folder, or a Hub id.",
+        callback=from_anywhere,
+    ),
 ]
 Out = Annotated[Path | None, typer.Option("--out", "-o", help="Where to write.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on with the work in --out.")]
@@ -41,15 +56,12 @@ def recipe_for(modality: str, name: str, changes: list[str], base: str | None = 
     Raises:
         PcsError: it is for another command, or is wrong.
     """
-    from modalities.core import bases, recipe_text
     from modalities.core import recipe as recipes
+    from modalities.core import recipe_text
     from modalities.core.errors import PcsError
 
     chosen = recipes.load(name, recipe_text.changes_of(changes), backbone=base)
-    folder = Path(chosen.backbone)
-    if chosen.backbone not in bases.entries() and folder.is_dir():
-        # The run must find it from anywhere.
-        chosen = chosen.model_copy(update={"backbone": str(folder.resolve())})
+    chosen = chosen.model_copy(update={"backbone": from_anywhere(chosen.backbone)})
     if chosen.modality != modality:
         raise PcsError(
             f'recipe "{name}" is for {chosen.modality}; take one of `pcs recipes list` for {modality}, '

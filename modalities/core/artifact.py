@@ -212,8 +212,9 @@ class Artifact:
             before = {path: digest for one in self.subjects() for path, digest in one["photos"].items()}
             raise PcsError(f"{self.folder}: cannot resume, {_photo_change(before, concept)}; choose another --out.")
         files = _read(recipe, concept)
-        if other := sorted(path for path, _ in self.about().get("read", files).items() ^ files.items()):
-            raise PcsError(f"{self.folder}: cannot resume, {other[0]} has changed; choose another --out.")
+        if other := sorted({path for path, _ in self.about().get("read", files).items() ^ files.items()}):
+            have = "has" if len(other) == 1 else "have"
+            raise PcsError(f"{self.folder}: cannot resume, {', '.join(other)} {have} changed; choose another --out.")
         if self.about()["base_fingerprint"] != base_fingerprint:
             raise PcsError(f"{self.folder}: cannot resume, the base has changed; choose another --out.")
 

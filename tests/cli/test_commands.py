@@ -270,6 +270,15 @@ def test_a_copied_recipe_is_the_shipped_one(pcs: Pcs) -> None:
     assert "exists already" in again.message
 
 
+def test_a_folder_is_a_base_by_its_whole_path_and_a_listed_name_by_its_name(pcs: Pcs, base: Path) -> None:
+    for name in ("mine", "sd15"):
+        Path(name).symlink_to(base.resolve())
+    kept = [pcs("recipes", "show", "dreambooth_lora", "--base", name, "--json").json["backbone"] for name in (
+        "mine", "sd15", "./sd15", "owner/name"
+    )]  # fmt: skip
+    assert kept == [str(base.resolve()), "sd15", str(base.resolve()), "owner/name"]
+
+
 # -- looking at things ---------------------------------------------------------------------------------------
 
 
