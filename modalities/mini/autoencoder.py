@@ -143,6 +143,8 @@ class TogetherTask:
     def __init__(self, whole: AutoencoderTask, hold: float) -> None:
         self._whole, self._hold = whole, hold
         self._before = copy.deepcopy(whole.model).requires_grad_(False)
+        # Its encoder may have been frozen before.
+        whole.model.requires_grad_(True)
 
     def loss(self, step: int) -> Tensor:
         """The error in decibels of whole pictures, and the squared distance of their latents from what they were."""
