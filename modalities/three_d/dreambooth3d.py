@@ -201,8 +201,9 @@ class DreamBooth3D:
         def work(place: Path) -> dict[str, Any]:
             settings = part_of(self.recipe, PhotoRegistration)
             scene = open_scene(Artifact.open(self.folder / seen), self.machine)
+            # The base as it was: attention of one that learned the subject may spread over a whole photo.
+            cutouts = cut_out(scene, self.concept, settings.masks, self.progress)
             prior = Artifact.open(self.folder / learned).studio(self.machine)
-            cutouts = cut_out(prior, self.concept, settings.masks, self.progress)
             prompt = self._words(with_shape=learned != STAGES[0]).prompt("a photo of a {}")
             views = register(scene, prior, cutouts, prompt, as_far=settings.as_far)
             views.write(place)

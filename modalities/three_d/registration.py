@@ -87,7 +87,7 @@ class Framing:
 
 
 def cut_out(studio: Studio, concept: Concept, source: MaskSource, progress: Progress) -> list[Cutout]:
-    """The subject of each of its photos, by masks from `source`, see `subject_mask.masks`.
+    """The subject of each of its photos, by masks from `source`, see `subject_mask.masks`; `studio` has the bare base.
 
     Raises:
         PcsError: a photo has no mask.

@@ -149,6 +149,7 @@ def test_two_more_stages_hold_a_scene_to_its_photos(
     method: Path,  # noqa: F811
     photos: Path,
     tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     masks = tmp_path / "masks"
     masks.mkdir()
@@ -168,8 +169,18 @@ def test_two_more_stages_hold_a_scene_to_its_photos(
     wrong = pcs(*words, "--set", "components.photo_registration.components.orbit.elevation=high")
     assert wrong.code == 2
     assert "components.orbit.elevation" in wrong.message
+    machine = Machine(choose("cpu"), Cache(tmp_path / "cache"), offline=True)
+    bare, seen = machine.backbone(whole["backbone"]).denoiser.state_dict(), list[dict[str, Tensor]]()
+
+    def spied(studio: Studio, *rest: Any) -> list[Cutout]:
+        seen.append(studio.backbone.denoiser.state_dict())
+        assert all(torch.equal(bare[name], tensor) for name, tensor in seen[-1].items())
+        return registration.cut_out(studio, *rest)
+
+    monkeypatch.setattr("modalities.three_d.dreambooth3d.cut_out", spied)
     made = pcs(*words)
     assert made.code == 0, made.err
+    assert len(seen) == 1, "the bare base cuts the subject out"
     out = tmp_path / "out"
     assert list(made.json["stages"]) == ["01_partial", "02_scene", "03_registered", "04_scene"]
     learned = Artifact(out / "04_scene").weights()["photo_registration.corrections"]
@@ -178,7 +189,6 @@ def test_two_more_stages_hold_a_scene_to_its_photos(
     assert "photo_registration.corrections" not in Artifact(out / "02_scene").weights()
     elevations = [_orbit(Artifact(out / name)).elevation for name in ("02_scene", "04_scene")]
     assert elevations[1] == (7, 8) != elevations[0]
-    machine = Machine(choose("cpu"), Cache(tmp_path / "cache"), offline=True)
     assert open_scene(Artifact.open(out / "04_scene"), machine).components
 
     weights = (out / "04_scene" / "weights.safetensors").read_bytes()
