@@ -3,7 +3,6 @@
 Half of what it sees is not from the mini world, so that photos of real things survive it too.
 """
 
-import copy
 from collections.abc import Iterator
 
 import numpy as np
@@ -130,30 +129,12 @@ class DecoderTask:
             part.requires_grad_(False)
 
     def loss(self, step: int) -> Tensor:
-        """The error in decibels of pictures, see `_decibels`."""
+        """Mean over pictures of the logarithm of the squared error, which PSNR is, and a little L1."""
         pixels = self._whole.batch(step, is_crop=step < self._steps_on_crops)
         with torch.autocast(pixels.device.type, torch.bfloat16):
             decoded = self._whole.model.decode(encoded(self._whole.model, pixels)).sample
-        return _decibels(decoded, pixels)
-
-
-class TogetherTask:
-    """More training of both halves, whose latents stay near those that other networks have learned from."""
-
-    def __init__(self, whole: AutoencoderTask, hold: float) -> None:
-        self._whole, self._hold = whole, hold
-        self._before = copy.deepcopy(whole.model).requires_grad_(False)
-        # Its encoder may have been frozen before.
-        whole.model.requires_grad_(True)
-
-    def loss(self, step: int) -> Tensor:
-        """The error in decibels of whole pictures, and the squared distance of their latents from what they were."""
-        pixels, model = self._whole.batch(step, is_crop=False), self._whole.model
-        with torch.autocast(pixels.device.type, torch.bfloat16):
-            latents = model.encode(pixels * 2 - 1).latent_dist.mean
-            decoded = model.decode(latents).sample
-            moved = latents.float() - encoded(self._before, pixels).float()
-        return _decibels(decoded, pixels) + self._hold * moved.square().mean()
+        error = decoded.float() / 2 + 0.5 - pixels
+        return 0.05 * error.square().mean(dim=(1, 2, 3)).add(1e-5).log().mean() + 0.2 * error.abs().mean()
 
 
 def _augmented(image: np.ndarray, is_crop: bool, rng: np.random.Generator) -> np.ndarray:
@@ -165,12 +146,6 @@ def _augmented(image: np.ndarray, is_crop: bool, rng: np.random.Generator) -> np
     if rng.random() < 0.5:
         image = image[:, ::-1]
     return image[..., rng.permutation(3)] if rng.random() < 0.3 else image
-
-
-def _decibels(decoded: Tensor, pixels: Tensor) -> Tensor:
-    """Mean over pictures of the logarithm of the squared error, which PSNR is, and a little L1."""
-    error = decoded.float() / 2 + 0.5 - pixels
-    return 0.05 * error.square().mean(dim=(1, 2, 3)).add(1e-5).log().mean() + 0.2 * error.abs().mean()
 
 
 def _difference(decoded: Tensor, pixels: Tensor) -> Tensor:

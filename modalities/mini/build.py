@@ -6,7 +6,6 @@ where it stopped, and a changed setting repeats only what it changes.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cached_property
@@ -78,13 +77,13 @@ class Workshop(Workbench):
         stretch = Stretch(0, settings.steps, settings.learning_rate, settings.warmup, settings.anneal)
         path = self.autoencoder_folder / "normalized.safetensors"
         if not path.exists():
-            pictures = self.first_pictures(settings.pictures)
+            pictures = self.pictures.first(settings.pictures)
             with self.team_for("autoencoder"):
-                task = self._autoencoder_task(model, pictures)
+                task = autoencoder.AutoencoderTask(model, pictures, settings, seed, self.device)
                 self.train(model, task.loss, stretch, self.autoencoder_folder, settings.average)
                 sample = torch.cat([
                     autoencoder.encoded(model, pixels)
-                    for pixels in autoencoder.batches(pictures.first(4096), self.device)
+                    for pixels in autoencoder.batches(self.pictures.first(4096), self.device)
                 ])  # fmt: skip
                 autoencoder.normalize_latents(model, sample)
                 save_weights(model, path)
@@ -92,43 +91,18 @@ class Workshop(Workbench):
         return model.to(self.device).eval()
 
     @cached_property
-    def redecoded_autoencoder(self) -> AutoencoderKL:
+    def finished_autoencoder(self) -> AutoencoderKL:
         """The autoencoder with its decoder trained further; its encoder, and so all latents, are the same."""
-        settings, model = self.recipe.decoder, copy.deepcopy(self.autoencoder)
+        recipe, model = self.recipe, self.autoencoder
+        settings = recipe.decoder
+        folder = self.stage_folder("decoder", self.autoencoder_folder.name, settings)
         stretch = Stretch(0, settings.steps, settings.learning_rate, settings.warmup, settings.steps // 2)
 
         def loss() -> Callable[[int], Tensor]:
-            task = self._autoencoder_task(model, self.pictures, 1)
-            return autoencoder.DecoderTask(task, settings.steps_on_crops).loss
+            whole = autoencoder.AutoencoderTask(model, self.pictures, recipe.autoencoder, recipe.seed + 1, self.device)
+            return autoencoder.DecoderTask(whole, settings.steps_on_crops).loss
 
-        return self.once(
-            model, self._redecoded_folder, stretch, settings.average, loss, trained_by="redecoded_autoencoder"
-        )
-
-    @cached_property
-    def _redecoded_folder(self) -> Path:
-        return self.stage_folder("decoder", self.autoencoder_folder.name, self.recipe.decoder)
-
-    @cached_property
-    def finished_autoencoder(self) -> AutoencoderKL:
-        """The same with both halves trained further, its latents near those that the denoiser learned from."""
-        settings, model = self.recipe.together, copy.deepcopy(self.redecoded_autoencoder)
-        fixed = settings.model_copy(update={"steps": 1, "anneal": 1})
-        begun = self.stage_folder("together", self._redecoded_folder.name, fixed)
-        annealed = self.stage_folder("together_anneal", begun.name, settings.steps, settings.anneal)
-
-        def loss() -> Callable[[int], Tensor]:
-            pictures = self.first_pictures(settings.pictures)
-            return autoencoder.TogetherTask(self._autoencoder_task(model, pictures, 2), settings.hold).loss
-
-        return self.in_stretches(model, (begun, annealed), settings, loss, "finished_autoencoder")
-
-    def _autoencoder_task(
-        self, model: AutoencoderKL, pictures: shards.Pictures, number: int = 0
-    ) -> autoencoder.AutoencoderTask:
-        """Batches and loss for `model`; each training has its `number`, for random numbers of its own."""
-        settings, seed = self.recipe.autoencoder, self.recipe.seed + number
-        return autoencoder.AutoencoderTask(model, pictures, settings, seed, self.device)
+        return self.once(model, folder, stretch, settings.average, loss, trained_by="finished_autoencoder")
 
     @cached_property
     def picture_latents(self) -> np.ndarray:
@@ -314,11 +288,23 @@ class Workshop(Workbench):
         embedding_rate: float = 1.0,
     ) -> nn.ModuleDict:
         """`networks` trained at a constant rate, which may go on for longer later, and then annealed."""
+        begun, folder = self._video_folders
+        last = settings.steps + settings.anneal
+        stretch = Stretch(settings.steps, last, settings.learning_rate, anneal=settings.anneal)
 
         def loss() -> Callable[[int], Tensor]:
             return self.denoiser_task(networks, examples(), settings.batch, seed, settings).loss
 
-        return self.in_stretches(networks, self._video_folders, settings, loss, "video", embedding_rate)
+        def begin() -> Path:
+            reached = begun / f"reached-{settings.steps}.pt"
+            if not reached.exists():
+                first = Stretch(0, settings.steps, settings.learning_rate, settings.warmup)
+                trainer = self.train(networks, loss(), first, begun, settings.average, None, embedding_rate)
+                trainer.path = reached
+                trainer.save()
+            return reached
+
+        return self.once(networks, folder, stretch, settings.average, loss, begin, "video", embedding_rate)
 
     @cached_property
     def probe(self) -> Probe:

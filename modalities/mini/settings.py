@@ -64,20 +64,6 @@ class DecoderSettings(Section):
         return self.steps_on_crops + self.steps_on_pictures
 
 
-class TogetherSettings(Section):
-    """Training of encoder and decoder together, on whole pictures, when all else has learned from the latents."""
-
-    pictures: Positive
-    """How many of the rendered pictures it learns from."""
-    steps: Positive
-    learning_rate: Rate
-    warmup: int
-    anneal: int
-    average: Share
-    hold: float
-    """Weight of the squared distance of latents from those that the denoiser learned from."""
-
-
 class Lesson(Section):
     """What the denoiser learns from until step `until`, counted from its very first."""
 
@@ -219,7 +205,6 @@ class BuildRecipe(Section):
     world: WorldSettings
     autoencoder: AutoencoderSettings
     decoder: DecoderSettings
-    together: TogetherSettings
     denoiser: DenoiserSettings
     anneal: AnnealSettings
     video: VideoSettings
