@@ -175,6 +175,11 @@ class Backbone(ABC):
     ) -> Float[Tensor, "b ..."]:
         """Ask the denoiser; what the numbers mean is the schedule's business."""
 
+    def time_told(self, args: tuple[Any, ...], given: dict[str, Any]) -> float:
+        """The schedule's time of a call of the denoiser, from its arguments."""
+        told = args[1] if len(args) > 1 else given["timestep"]
+        return float(torch.as_tensor(told).flatten()[0])
+
     def last_hidden_states(self, prompts: Sequence[str]) -> Conditioning:
         """Encode prompts as the bases with one CLIP text encoder do: what its last layer says at every place."""
         tokenizer, encoder = self.tokenizers["text_encoder"], self.text_encoders["text_encoder"]

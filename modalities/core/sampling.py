@@ -30,11 +30,16 @@ def replaced(owner: Any, method: str, other: Callable[..., Any]) -> Generator[No
 
 @contextmanager
 def hearing(pipeline: Any, hear: Callable[[list[str]], None]) -> Generator[None]:
-    """Tell `hear` the prompts of every call of a pipeline, before the first step."""
+    """Tell `hear` the prompts of every call of a pipeline, before the first step; it may have others encoded."""
+    is_hearing = False
 
     def encode(own: Callable[..., Any], prompt: str | list[str], *args: Any, **given: Any) -> Any:
+        nonlocal is_hearing
         encoded = own(prompt, *args, **given)
-        hear([prompt] if isinstance(prompt, str) else prompt)
+        if not is_hearing:
+            is_hearing = True
+            hear([prompt] if isinstance(prompt, str) else prompt)
+            is_hearing = False
         return encoded
 
     with replaced(pipeline, "encode_prompt", encode):
@@ -46,6 +51,41 @@ def class_prompt(studio: Studio, prompt: str) -> str:
     for one in studio.concept.subjects:
         prompt = prompt.replace(one.phrase, one.noun)
     return prompt
+
+
+class Classes:
+    """What a denoiser is told of the prompts of a call with the class word of each subject in place of its phrase."""
+
+    def __init__(self, studio: Studio) -> None:
+        self._studio = studio
+        self._states: dict[str, Tensor] = {}
+
+    @contextmanager
+    def heard(self, pipeline: Any) -> Generator[None]:
+        """Inside the block the prompts of every call of a pipeline are taken in."""
+        with hearing(pipeline, self._hear):
+            yield
+
+    @property
+    def count(self) -> int:
+        """How many prompts the call has."""
+        return len(next(iter(self._states.values())))
+
+    def told(self, given: dict[str, Any]) -> dict[str, Any]:
+        """Arguments of a denoiser whose last rows say the classes; those before, of the empty prompt, stay."""
+        return {name: self._in_place_of(name, value) for name, value in given.items()}
+
+    def _hear(self, prompts: list[str]) -> None:
+        with torch.no_grad():
+            plain = [class_prompt(self._studio, prompt) for prompt in prompts]
+            self._states = self._studio.backbone.embed(plain).tensors
+
+    def _in_place_of(self, name: str, value: Any) -> Any:
+        # Stable Diffusion XL is told some of it in a dictionary of its own.
+        if isinstance(value, dict):
+            return self.told(value)
+        rows = self._states.get(name)
+        return value if rows is None else torch.cat([value[: -len(rows)], rows.to(value)])
 
 
 def latents_of(studio: Studio, path: Path) -> Float[Tensor, "1 c h w"]:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from diffusers import DDIMScheduler
@@ -25,9 +27,11 @@ from tests import driver, tiny
 TWO = Concept("dog", "sks dog", others=(Concept("mug", "ohwx mug"),))
 
 
-def studio_of(base: Path, tmp_path: Path, *components: Any, concept: Concept | None = None) -> Studio:
+def studio_of(
+    base: Path, tmp_path: Path, *components: Any, concept: Concept | None = None, guidance: float = 3.0
+) -> Studio:
     changes = {"components": list(components), "data": {"subject": "sks {noun}"}, "phases": []}
-    recipe = driver.method(base, **changes, sample={"steps": 4, "guidance": 3.0})
+    recipe = driver.method(base, **changes, sample={"steps": 4, "guidance": guidance})
     backbone = bases.load(bases.resolve(str(base)), choose("cpu"), offline=True)
     concept = concept or Concept("dog", "sks dog")
     return Studio(backbone, concept, recipe, training=False, cache=Cache(tmp_path / "cache"))
@@ -35,6 +39,10 @@ def studio_of(base: Path, tmp_path: Path, *components: Any, concept: Concept | N
 
 def drawn(studio: Studio, prompt: str) -> bytes:
     return generate.of_studio(studio, prompt, seed=0, index=0).tobytes()
+
+
+def pixels(studio: Studio, prompt: str) -> np.ndarray:
+    return np.asarray(generate.of_studio(studio, prompt, seed=0, index=0), np.int16)
 
 
 @pytest.fixture
@@ -49,6 +57,7 @@ def test_changes_of_generation_leave_the_base_as_it_was(base: Path, tmp_path: Pa
         {"photo_swap": {"photo": str(photo)}},
         {"delayed_subject": {"share": 0.5}},
         {"regions": {"prompt": "a {} in the snow"}},
+        {"subject_agnostic_guidance": {}},
     ):
         studio = studio_of(base, tmp_path, component)
         changed = drawn(studio, "a sks dog")
@@ -73,6 +82,37 @@ def test_a_subject_whose_words_change_with_layers_can_be_delayed(base: Path, tmp
     plain = studio_of(base, tmp_path, word, concept=concept)
     always = studio_of(base, tmp_path, word, {"delayed_subject": {"share": 1.0}}, concept=concept)
     assert drawn(always, "a <new>") == drawn(plain, "a dog") != drawn(plain, "a <new>")
+
+
+@pytest.mark.parametrize("make", [tiny.stable_diffusion, tiny.stable_diffusion_xl, tiny.stable_diffusion_3, tiny.flux])
+@pytest.mark.parametrize(
+    "component", [{"delayed_subject": {"share": 1.0}}, {"subject_agnostic_guidance": {"scene": 1.0, "share": 1.0}}]
+)
+def test_every_family_draws_the_class_alone_for_as_long_as_it_is_told(
+    component: dict[str, Any], make: Callable[[Path], Path], tmp_path: Path
+) -> None:
+    base, prompt = make(tmp_path / "base"), "a sks dog in the snow"
+    always = pixels(studio_of(base, tmp_path, component), prompt)
+    plain = studio_of(base, tmp_path)
+    subject, wanted = pixels(plain, prompt), pixels(plain, "a dog in the snow")
+    # Three rows in one batch differ from two in the last bits of a convolution.
+    assert np.abs(always - wanted).max() <= 1 < np.abs(always - subject).max()
+
+
+def test_a_scene_and_a_subject_that_are_guided_alike_are_plain_guidance(base: Path, tmp_path: Path) -> None:
+    prompt = "a sks dog in the snow"
+    apart = pixels(
+        studio_of(base, tmp_path, {"subject_agnostic_guidance": {"scene": 2, "subject": 2, "share": 0}}), prompt
+    )
+    assert np.abs(apart - pixels(studio_of(base, tmp_path, guidance=6.0), prompt)).max() <= 1
+    assert np.abs(apart - pixels(studio_of(base, tmp_path), prompt)).max() > 1
+
+
+def test_words_that_change_with_layers_can_be_guided_apart(base: Path, tmp_path: Path) -> None:
+    apart, concept = {"subject_agnostic_guidance": {"scene": 1.5, "subject": 0.7}}, Concept("dog", "<new>")
+    table = studio_of(base, tmp_path, {"token_table": {"init": "red"}}, apart, concept=concept)
+    one = studio_of(base, tmp_path, {"textual_inversion": {"init": "red"}}, apart, concept=concept)
+    assert np.abs(pixels(table, "a <new>") - pixels(one, "a <new>")).max() <= 1
 
 
 @pytest.mark.parametrize("name", ["style_aligned", "photo_swap"])

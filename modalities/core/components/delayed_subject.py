@@ -7,14 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Generator
 from contextlib import ExitStack, contextmanager
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 from pydantic import Field
 
 from modalities.core.component import Component
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 
 class DelayedSubject(Component):
@@ -31,32 +28,16 @@ class DelayedSubject(Component):
 
     @contextmanager
     def sampling(self, pipeline: Any) -> Generator[None]:
-        import torch
+        from modalities.core.sampling import Classes
 
-        from modalities.core.sampling import class_prompt, hearing
-
-        backbone, length = self.studio.backbone, self.studio.backbone.schedule.length
-        states: dict[str, Tensor] = {}
-
-        def hear(prompts: list[str]) -> None:
-            with torch.no_grad():
-                plain = backbone.embed([class_prompt(self.studio, prompt) for prompt in prompts])
-            states.update(plain.tensors)
+        backbone, classes = self.studio.backbone, Classes(self.studio)
 
         def swap(module: Any, args: tuple[Any, ...], given: dict[str, Any]) -> Any:
-            if float(args[1] if len(args) > 1 else given["timestep"]) < (1 - self.share) * length:
-                return None
-            return args, given | {name: _last_are(given[name], rows) for name, rows in states.items()}
+            is_early = backbone.time_told(args, given) >= (1 - self.share) * backbone.schedule.length
+            return (args, classes.told(given)) if is_early else None
 
         with ExitStack() as stack:
-            stack.enter_context(hearing(pipeline, hear))
+            stack.enter_context(classes.heard(pipeline))
             handle = backbone.denoiser.register_forward_pre_hook(swap, with_kwargs=True, prepend=True)
             stack.callback(handle.remove)
             yield
-
-
-def _last_are(rows: Tensor, other: Tensor) -> Tensor:
-    """The rows behind those of the empty prompt become others."""
-    import torch
-
-    return torch.cat([rows[: len(rows) - len(other)], other.to(rows)])

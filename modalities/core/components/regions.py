@@ -72,8 +72,7 @@ class Regions(Component):
         boxes = self._placed()
 
         def watch(module: Any, args: tuple[Any, ...], given: dict[str, Any]) -> None:
-            time = float(args[1] if len(args) > 1 else given["timestep"])
-            self._is_on = time >= (1 - self.until) * backbone.schedule.length
+            self._is_on = backbone.time_told(args, given) >= (1 - self.until) * backbone.schedule.length
 
         def attend(place: Place, inner: Attend, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
             answer = inner(query, key, value)

@@ -58,6 +58,9 @@ class Flux(Backbone):
         hidden, pooled, _ = self._pipeline.encode_prompt(list(prompts), device=self.device)
         return Conditioning({"encoder_hidden_states": hidden, "pooled_projections": pooled})
 
+    def time_told(self, args: tuple[Any, ...], given: dict[str, Any]) -> float:
+        return super().time_told(args, given) * self.schedule.length
+
     def predict(
         self, noisy: Float[Tensor, "b c h w"], t: Num[Tensor, " b"], conditioning: Conditioning
     ) -> Float[Tensor, "b c h w"]:
