@@ -13,6 +13,7 @@ from torch import Tensor
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from modalities.core.backbone import Backbone
     from modalities.core.schedule import Schedule
     from modalities.core.studio import Studio
 
@@ -51,6 +52,11 @@ def class_prompt(studio: Studio, prompt: str) -> str:
     for one in studio.concept.subjects:
         prompt = prompt.replace(one.phrase, one.noun)
     return prompt
+
+
+def is_early(backbone: Backbone, call: tuple[tuple[Any, ...], dict[str, Any]], share: float) -> bool:
+    """Whether a call of the denoiser, by its arguments, is at the noisiest `share` of the times."""
+    return share > 0 and backbone.time_told(*call) >= (1 - share) * backbone.schedule.length
 
 
 class Classes:

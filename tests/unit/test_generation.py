@@ -86,7 +86,8 @@ def test_a_subject_whose_words_change_with_layers_can_be_delayed(base: Path, tmp
 
 @pytest.mark.parametrize("make", [tiny.stable_diffusion, tiny.stable_diffusion_xl, tiny.stable_diffusion_3, tiny.flux])
 @pytest.mark.parametrize(
-    "component", [{"delayed_subject": {"share": 1.0}}, {"subject_agnostic_guidance": {"scene": 1.0, "share": 1.0}}]
+    "component",
+    [{"delayed_subject": {"share": 1.0}}, {"subject_agnostic_guidance": {"scene": 1.0, "class_share": 1.0}}],
 )
 def test_every_family_draws_the_class_alone_for_as_long_as_it_is_told(
     component: dict[str, Any], make: Callable[[Path], Path], tmp_path: Path
@@ -101,15 +102,14 @@ def test_every_family_draws_the_class_alone_for_as_long_as_it_is_told(
 
 def test_a_scene_and_a_subject_that_are_guided_alike_are_plain_guidance(base: Path, tmp_path: Path) -> None:
     prompt = "a sks dog in the snow"
-    apart = pixels(
-        studio_of(base, tmp_path, {"subject_agnostic_guidance": {"scene": 2, "subject": 2, "share": 0}}), prompt
-    )
+    alike = {"scene": 2, "subject": 2, "scene_share": 1, "class_share": 0}
+    apart = pixels(studio_of(base, tmp_path, {"subject_agnostic_guidance": alike}), prompt)
     assert np.abs(apart - pixels(studio_of(base, tmp_path, guidance=6.0), prompt)).max() <= 1
     assert np.abs(apart - pixels(studio_of(base, tmp_path), prompt)).max() > 1
 
 
 def test_words_that_change_with_layers_can_be_guided_apart(base: Path, tmp_path: Path) -> None:
-    apart, concept = {"subject_agnostic_guidance": {"scene": 1.5, "subject": 0.7}}, Concept("dog", "<new>")
+    apart, concept = {"subject_agnostic_guidance": {"subject": 0.7}}, Concept("dog", "<new>")
     table = studio_of(base, tmp_path, {"token_table": {"init": "red"}}, apart, concept=concept)
     one = studio_of(base, tmp_path, {"textual_inversion": {"init": "red"}}, apart, concept=concept)
     assert np.abs(pixels(table, "a <new>") - pixels(one, "a <new>")).max() <= 1

@@ -28,13 +28,12 @@ class DelayedSubject(Component):
 
     @contextmanager
     def sampling(self, pipeline: Any) -> Generator[None]:
-        from modalities.core.sampling import Classes
+        from modalities.core.sampling import Classes, is_early
 
         backbone, classes = self.studio.backbone, Classes(self.studio)
 
         def swap(module: Any, args: tuple[Any, ...], given: dict[str, Any]) -> Any:
-            is_early = backbone.time_told(args, given) >= (1 - self.share) * backbone.schedule.length
-            return (args, classes.told(given)) if is_early else None
+            return (args, classes.told(given)) if is_early(backbone, (args, given), self.share) else None
 
         with ExitStack() as stack:
             stack.enter_context(classes.heard(pipeline))

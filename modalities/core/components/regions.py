@@ -62,6 +62,7 @@ class Regions(Component):
         import torch
 
         from modalities.core.attention import opened
+        from modalities.core.sampling import is_early
 
         backbone = self.studio.backbone
         if any(part.name in ("token_table", "token_mapper") for part in self.studio.components):
@@ -72,7 +73,7 @@ class Regions(Component):
         boxes = self._placed()
 
         def watch(module: Any, args: tuple[Any, ...], given: dict[str, Any]) -> None:
-            self._is_on = backbone.time_told(args, given) >= (1 - self.until) * backbone.schedule.length
+            self._is_on = is_early(backbone, (args, given), self.until)
 
         def attend(place: Place, inner: Attend, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
             answer = inner(query, key, value)

@@ -17,35 +17,38 @@ from modalities.core.component import Component
 class SubjectAgnosticGuidance(Component):
     """While generating, the denoiser is also asked with the class word in place of the subject.
 
-    With the answers to nothing, to the class in the scene and to the subject in the scene, guidance goes
+    With its answers to nothing, to the class in the scene and to the subject in the scene, guidance goes
     `guidance * scene * (class - nothing) + guidance * subject * (subject - class)` from nothing; with both at 1 that is
-    plain guidance. The scene then need not be led by a prompt whose subject was learned with other scenes. A base that
-    is asked without the empty prompt is led by `subject` alone. Takes half as long again to generate. Learns nothing,
-    so any run can take it: `pcs generate RUN … --set components.subject_agnostic_guidance.scene=1.6`.
+    plain guidance. So the scene is led by a prompt that learned nothing of the photos, at the noisy times that decide
+    it, and the subject by what is its own. A base that is asked without the empty prompt is led by `subject` alone.
+    Takes half as long again. Learns nothing, so any run can take it:
+    `pcs generate RUN … --set components.subject_agnostic_guidance.scene=2`.
     """
 
     draws: ClassVar[bool] = True
 
-    scene: Annotated[float, Field(ge=0)] = 1.5
+    scene: Annotated[float, Field(ge=0)] = 2.0
     """Times the guidance scale, from nothing to the class in the scene."""
-    subject: Annotated[float, Field(ge=0)] = 1.0
+    subject: Annotated[float, Field(ge=0)] = 1.5
     """Times the guidance scale, from the class to the subject."""
-    share: Annotated[float, Field(ge=0, le=1)] = 0.1
+    scene_share: Annotated[float, Field(ge=0, le=1)] = 0.4
+    """Of the times, from noise on, at which `scene` counts; after them it is 1."""
+    class_share: Annotated[float, Field(ge=0, le=1)] = 0.1
     """Of the times, from noise on, at which the class alone is drawn."""
 
     @contextmanager
     def sampling(self, pipeline: Any) -> Generator[None]:
         import torch
 
-        from modalities.core.sampling import Classes
+        from modalities.core.sampling import Classes, is_early
 
         backbone, classes = self.studio.backbone, Classes(self.studio)
-        subject = self.subject
+        scene, subject = 1.0, 1.0
 
         def ask(module: Any, args: tuple[Any, ...], given: dict[str, Any]) -> Any:
-            nonlocal subject
-            is_early = backbone.time_told(args, given) >= (1 - self.share) * backbone.schedule.length
-            subject = 0.0 if is_early else self.subject
+            nonlocal scene, subject
+            scene = self.scene if is_early(backbone, (args, given), self.scene_share) else 1.0
+            subject = 0.0 if is_early(backbone, (args, given), self.class_share) else self.subject
             rows = len(given["encoder_hidden_states"])
             args, given = _and_again((args, given), rows, classes.count)
             return args, classes.told(given)
@@ -53,7 +56,7 @@ class SubjectAgnosticGuidance(Component):
         def lead(module: Any, args: Any, output: Any) -> Any:
             *empty, own, plain = output[0].split(classes.count)
             start = empty[0] if empty else plain
-            led = start + self.scene * (plain - start) + subject * (own - plain)
+            led = start + scene * (plain - start) + subject * (own - plain)
             return (torch.cat([*empty, led]), *output[1:])
 
         with ExitStack() as stack:
