@@ -27,9 +27,9 @@ class SubjectAgnosticGuidance(Component):
 
     draws: ClassVar[bool] = True
 
-    scene: Annotated[float, Field(ge=0)] = 2.0
+    scene: Annotated[float, Field(ge=0)] = 1.5
     """Times the guidance scale, from nothing to the class in the scene."""
-    subject: Annotated[float, Field(ge=0)] = 1.5
+    subject: Annotated[float, Field(ge=0)] = 1.0
     """Times the guidance scale, from the class to the subject."""
     scene_share: Annotated[float, Field(ge=0, le=1)] = 0.4
     """Of the times, from noise on, at which `scene` counts; after them it is 1."""
