@@ -53,7 +53,6 @@ def preview(recipe: Recipe, concept: Concept, machine: Machine) -> Preview:
 
 
 def _prompt(studio: Studio, number: int) -> str:
+    prompt = studio.concept.owners[number].prompt(studio.recipe.data.prompts[0])
     captions = next((part for part in studio.components if isinstance(part, Captions)), None)
-    if captions:
-        return captions.prompts[number]
-    return studio.concept.owners[number].prompt(studio.recipe.data.prompts[0])
+    return captions.said(number, prompt) if captions else prompt

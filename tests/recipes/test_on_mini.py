@@ -77,6 +77,20 @@ def test_a_few_steps_lower_the_held_out_loss_and_raise_the_likeness(machine: Mac
     assert after["subject"] > before["subject"]
 
 
+def test_the_base_says_where_photos_were_taken_and_from_which_side(machine: Machine, tmp_path: Path) -> None:
+    places = ("on a table", "on the street", "on a red background", "in the forest", "on a blue background")
+    few = {"captions": {"source": "base", "places": ["in the snow", *places], "views": [", front view", ", side view"]}}
+    method = recipe.load("image/dreambooth_lora", {"components": [few], "data": {"subject": "sks {noun}"}})
+    car = Subject.random(9002, "car", held_out=True)
+    concept = Concept.from_folder(photos(tmp_path / "photos", car), noun="car", subject=method.data.subject)
+    studio = Studio(machine.backbone("mini"), concept, method, training=True, cache=machine.cache)
+    said = [studio.components[0].said(number, "a photo of sks car") for number in range(5)]
+    assert sum(one.startswith(f"a photo of sks car {place}") for one, place in zip(said, places, strict=True)) >= 4
+    # The first is taken from the side (-80 degrees), the third from the front (10).
+    assert said[0].endswith(", side view")
+    assert said[2].endswith(", front view")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["dreambooth", "dreambooth_lora", "neti", "pivotal_tuning", "textual_inversion"])
 def test_subjects_are_there_in_contexts_they_were_never_seen_in(name: str, machine: Machine, tmp_path: Path) -> None:

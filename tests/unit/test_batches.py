@@ -167,3 +167,24 @@ def test_every_photo_has_its_own_caption(base: Path, tmp_path: Path) -> None:
     paths[0].with_suffix(".txt").unlink()
     with pytest.raises(PcsError, match=f"{paths[0].name}, {paths[1].name}"):
         _studio(base, tmp_path, [{"captions": {}}], photos)
+
+
+def test_a_caption_of_the_base_is_added_to_the_prompts_of_its_photo(base: Path, tmp_path: Path) -> None:
+    photos = tiny.photos(tmp_path / "photos")
+    words = {"places": ["on a chair", "in a tree"], "views": [", front view"]}
+    parts = [{"captions": {"source": "base", **words}}, {"prior_preservation": {}}]
+    studio = _studio(base, tmp_path, parts, photos)
+    captions, prompts = studio.components[0], ("a photo of sks dog", "a sks dog")
+    said = [[captions.said(number, prompt) for prompt in prompts] for number in range(3)]
+    for of_photo, of_other in said:
+        tail = of_photo.removeprefix(prompts[0])
+        assert tail in {place + view for place in ("", " on a chair", " in a tree") for view in ("", ", front view")}
+        assert of_other == prompts[1] + tail
+    batch = Trainer(studio).batch()
+    for position, prompt in zip(batch.positions, batch.prompts[:4], strict=False):
+        assert prompt == said[studio.photo_at(position)][0]
+    assert set(batch.prompts[4:]) == {"a photo of dog"}
+    assert captions.reads(studio.concept) == []
+    # Asked once: a second studio takes the answers from the cache.
+    again = _studio(base, tmp_path, parts, photos).components[0]
+    assert [again.said(number, "") for number in range(3)] == [captions.said(number, "") for number in range(3)]
