@@ -13,15 +13,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-import torch
 from pydantic import PrivateAttr
-from torch import Tensor
 
 from modalities.core.component import Component
 from modalities.core.errors import PcsError
-from modalities.core.step import denoise
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from modalities.core.concept import Concept
     from modalities.core.media import Photo
     from modalities.core.step import Batch
@@ -112,6 +111,7 @@ class Captions(Component):
 
     def _best(self, studio: Studio, photo: Photo, contents: Sequence[str]) -> int:
         """Which of several contents a photo shows."""
+        import torch
 
         def compute() -> dict[str, Tensor]:
             first = self._errors(studio, photo, contents, range(ASKED))
@@ -126,10 +126,14 @@ class Captions(Component):
 
     def _errors(self, studio: Studio, photo: Photo, contents: Sequence[str], asked: range) -> Tensor:
         """The mean error (contents,) for a photo of each; all meet the same noise."""
+        import torch
+
+        from modalities.core.step import denoise
+
         posterior, count = studio.encode([photo]), len(asked)
         low, high = TIMES
         times = studio.backbone.schedule.timesteps(low + (high - low) * studio.draws.uniform("caption time", asked))
-        rows = list[Tensor]()
+        rows: list[Tensor] = []
         for one in contents:
             batch = studio.batch(posterior, [0] * count, [f"a photo of a {one}"] * count, asked, purpose="caption")
             rows.append(denoise(studio.backbone, replace(batch, t=times.to(batch.t))).error.mean().cpu())
