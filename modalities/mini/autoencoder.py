@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from modalities.mini import team
+from modalities.mini.precision import mixed_precision
 from modalities.mini.settings import AutoencoderSettings
 from modalities.mini.shards import Pictures
 from modalities.mini.training import step_noise, step_rng
@@ -105,7 +106,7 @@ class AutoencoderTask:
         """Reconstruction in pixels and their differences, a little KL, and the same at half the size."""
         pixels = self.batch(step, is_crop=step < self.settings.steps_on_crops)
         noise = step_noise(self._seed, step)
-        with torch.autocast(self.device.type, torch.bfloat16):
+        with mixed_precision(self.device):
             moments = self.model.encode(pixels * 2 - 1).latent_dist
             whole = (len(pixels) * team.size(), *moments.mean.shape[1:])
             draw = team.mine(torch.randn(whole, generator=noise)).to(self.device)
@@ -129,12 +130,38 @@ class DecoderTask:
             part.requires_grad_(False)
 
     def loss(self, step: int) -> Tensor:
-        """Mean over pictures of the logarithm of the squared error, which PSNR is, and a little L1."""
+        """The error in decibels of pictures, see `_decibels`."""
         pixels = self._whole.batch(step, is_crop=step < self._steps_on_crops)
-        with torch.autocast(pixels.device.type, torch.bfloat16):
+        with mixed_precision(pixels.device):
             decoded = self._whole.model.decode(encoded(self._whole.model, pixels)).sample
-        error = decoded.float() / 2 + 0.5 - pixels
-        return 0.05 * error.square().mean(dim=(1, 2, 3)).add(1e-5).log().mean() + 0.2 * error.abs().mean()
+        return _decibels(decoded, pixels)
+
+
+class TogetherTask:
+    """More training of both halves, whose latents stay near those that other networks have learned from.
+
+    learned_from: the autoencoder that made those.
+    """
+
+    def __init__(self, whole: AutoencoderTask, learned_from: AutoencoderKL, hold: float) -> None:
+        self._whole, self._learned_from, self._hold = whole, learned_from, hold
+        # Its encoder may have been frozen before.
+        whole.model.requires_grad_(True)
+
+    def loss(self, step: int) -> Tensor:
+        """The error in decibels of whole pictures, and how far their latents are from what they were.
+
+        That is the squared distance of their means and of their spreads.
+        """
+        pixels, model = self._whole.batch(step, is_crop=False), self._whole.model
+        with mixed_precision(pixels.device):
+            latents = model.encode(pixels * 2 - 1).latent_dist
+            decoded = model.decode(latents.mean).sample
+            with torch.no_grad():
+                before = self._learned_from.encode(pixels * 2 - 1).latent_dist
+        moved = functional.mse_loss(latents.mean.float(), before.mean.float())
+        moved = moved + functional.mse_loss(latents.std.float(), before.std.float())
+        return _decibels(decoded, pixels) + self._hold * moved
 
 
 def _augmented(image: np.ndarray, is_crop: bool, rng: np.random.Generator) -> np.ndarray:
@@ -146,6 +173,12 @@ def _augmented(image: np.ndarray, is_crop: bool, rng: np.random.Generator) -> np
     if rng.random() < 0.5:
         image = image[:, ::-1]
     return image[..., rng.permutation(3)] if rng.random() < 0.3 else image
+
+
+def _decibels(decoded: Tensor, pixels: Tensor) -> Tensor:
+    """Mean over pictures of the logarithm of the squared error, which PSNR is, and a little L1."""
+    error = decoded.float() / 2 + 0.5 - pixels
+    return 0.05 * error.square().mean(dim=(1, 2, 3)).add(1e-5).log().mean() + 0.2 * error.abs().mean()
 
 
 def _difference(decoded: Tensor, pixels: Tensor) -> Tensor:

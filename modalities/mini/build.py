@@ -6,6 +6,7 @@ where it stopped, and a changed setting repeats only what it changes.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cached_property
@@ -27,6 +28,7 @@ from modalities.mini.check import sample_sheet
 from modalities.mini.denoiser import DenoiserTask
 from modalities.mini.export import image_pipeline, write_base
 from modalities.mini.motion import FRAMES
+from modalities.mini.precision import mixed_precision
 from modalities.mini.probe import MotionProbe, MotionProbeTask, Probe, ProbeTask
 from modalities.mini.settings import BuildRecipe, Lesson, VideoSettings
 from modalities.mini.stock import save_array, vocabulary_of
@@ -77,13 +79,13 @@ class Workshop(Workbench):
         stretch = Stretch(0, settings.steps, settings.learning_rate, settings.warmup, settings.anneal)
         path = self.autoencoder_folder / "normalized.safetensors"
         if not path.exists():
-            pictures = self.pictures.first(settings.pictures)
+            pictures = self.first_pictures(settings.pictures)
             with self.team_for("autoencoder"):
-                task = autoencoder.AutoencoderTask(model, pictures, settings, seed, self.device)
+                task = self._autoencoder_task(model, pictures)
                 self.train(model, task.loss, stretch, self.autoencoder_folder, settings.average)
                 sample = torch.cat([
                     autoencoder.encoded(model, pixels)
-                    for pixels in autoencoder.batches(self.pictures.first(4096), self.device)
+                    for pixels in autoencoder.batches(pictures.first(4096), self.device)
                 ])  # fmt: skip
                 autoencoder.normalize_latents(model, sample)
                 save_weights(model, path)
@@ -91,18 +93,64 @@ class Workshop(Workbench):
         return model.to(self.device).eval()
 
     @cached_property
-    def finished_autoencoder(self) -> AutoencoderKL:
+    def redecoded_autoencoder(self) -> AutoencoderKL:
         """The autoencoder with its decoder trained further; its encoder, and so all latents, are the same."""
-        recipe, model = self.recipe, self.autoencoder
-        settings = recipe.decoder
-        folder = self.stage_folder("decoder", self.autoencoder_folder.name, settings)
+        settings, model = self.recipe.decoder, copy.deepcopy(self.autoencoder)
         stretch = Stretch(0, settings.steps, settings.learning_rate, settings.warmup, settings.steps // 2)
 
         def loss() -> Callable[[int], Tensor]:
-            whole = autoencoder.AutoencoderTask(model, self.pictures, recipe.autoencoder, recipe.seed + 1, self.device)
-            return autoencoder.DecoderTask(whole, settings.steps_on_crops).loss
+            task = self._autoencoder_task(model, self.pictures, 1)
+            return autoencoder.DecoderTask(task, settings.steps_on_crops).loss
 
-        return self.once(model, folder, stretch, settings.average, loss, trained_by="finished_autoencoder")
+        return self.once(
+            model, self._redecoded_folder, stretch, settings.average, loss, trained_by="redecoded_autoencoder"
+        )
+
+    @cached_property
+    def _redecoded_folder(self) -> Path:
+        return self.stage_folder("decoder", self.autoencoder_folder.name, self.recipe.decoder)
+
+    @cached_property
+    def finished_autoencoder(self) -> AutoencoderKL:
+        """The same after each stretch of `together`, its latents near those that the denoiser learned from."""
+        if not self.recipe.together:
+            return self.redecoded_autoencoder
+        settings = self.recipe.together[-1]
+        model = copy.deepcopy(self._before_last_together.finished_autoencoder)
+
+        def loss() -> Callable[[int], Tensor]:
+            pictures, number = self.first_pictures(settings.pictures), 1 + len(self.recipe.together)
+            task = self._autoencoder_task(model, pictures, number, foreign_share=settings.foreign_share)
+            return autoencoder.TogetherTask(task, self.autoencoder, settings.hold).loss
+
+        return self.in_stretches(model, self._together_folders, settings, loss, "finished_autoencoder")
+
+    @cached_property
+    def _before_last_together(self) -> Workshop:
+        """What builds the same base without the last stretch of `together`."""
+        return self._with_recipe(together=self.recipe.together[:-1])
+
+    @cached_property
+    def _together_folders(self) -> tuple[Path, Path]:
+        """Where the last stretch of `together` works at a constant rate, and where it anneals."""
+        settings, before = self.recipe.together[-1], self._redecoded_folder
+        if len(self.recipe.together) > 1:
+            before = self._before_last_together._together_folders[1]
+        fixed = settings.model_copy(update={"steps": 1, "anneal": 1})
+        begun = self.stage_folder("together", before.name, fixed)
+        return begun, self.stage_folder("together_anneal", begun.name, settings.steps, settings.anneal)
+
+    def _with_recipe(self, **changes: Any) -> Workshop:
+        """What builds by a recipe with other settings, from the same cache."""
+        recipe = self.recipe.model_copy(update=changes)
+        return Workshop(recipe, self.folder, self.progress, self.stop, self.device, self.processes)
+
+    def _autoencoder_task(
+        self, model: AutoencoderKL, pictures: shards.Pictures, number: int = 0, **changes: Any
+    ) -> autoencoder.AutoencoderTask:
+        """Batches and loss for `model`; each training has its `number`, for random numbers of its own."""
+        settings, seed = self.recipe.autoencoder.model_copy(update=changes), self.recipe.seed + number
+        return autoencoder.AutoencoderTask(model, pictures, settings, seed, self.device)
 
     @cached_property
     def picture_latents(self) -> np.ndarray:
@@ -133,7 +181,7 @@ class Workshop(Workbench):
         for pixels in autoencoder.batches(pictures, self.device):
             if self.stop:
                 self.interrupt("encoding")
-            with torch.autocast(self.device.type, torch.bfloat16):
+            with mixed_precision(self.device):
                 parts.append(autoencoder.encoded(model, pixels).half().cpu().numpy())
             self.progress.advance(len(pixels))
         return np.concatenate(parts)
@@ -259,8 +307,7 @@ class Workshop(Workbench):
     @cached_property
     def _before_last_words(self) -> Workshop:
         """What builds the same base without the last stretch of `motion_words`."""
-        recipe = self.recipe.model_copy(update={"motion_words": self.recipe.motion_words[:-1]})
-        return Workshop(recipe, self.folder, self.progress, self.stop, self.device, self.processes)
+        return self._with_recipe(motion_words=self.recipe.motion_words[:-1])
 
     @cached_property
     def _video_folders(self) -> tuple[Path, Path]:
@@ -288,23 +335,11 @@ class Workshop(Workbench):
         embedding_rate: float = 1.0,
     ) -> nn.ModuleDict:
         """`networks` trained at a constant rate, which may go on for longer later, and then annealed."""
-        begun, folder = self._video_folders
-        last = settings.steps + settings.anneal
-        stretch = Stretch(settings.steps, last, settings.learning_rate, anneal=settings.anneal)
 
         def loss() -> Callable[[int], Tensor]:
             return self.denoiser_task(networks, examples(), settings.batch, seed, settings).loss
 
-        def begin() -> Path:
-            reached = begun / f"reached-{settings.steps}.pt"
-            if not reached.exists():
-                first = Stretch(0, settings.steps, settings.learning_rate, settings.warmup)
-                trainer = self.train(networks, loss(), first, begun, settings.average, None, embedding_rate)
-                trainer.path = reached
-                trainer.save()
-            return reached
-
-        return self.once(networks, folder, stretch, settings.average, loss, begin, "video", embedding_rate)
+        return self.in_stretches(networks, self._video_folders, settings, loss, "video", embedding_rate)
 
     @cached_property
     def probe(self) -> Probe:

@@ -13,6 +13,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from modalities.mini import team
+from modalities.mini.precision import mixed_precision
 from modalities.mini.settings import DenoiserSettings, VideoSettings
 from modalities.mini.tokenizer import POSITIONS
 from modalities.mini.training import step_noise, step_rng
@@ -195,7 +196,7 @@ class DenoiserTask:
         share = self._clean_share[timesteps].view(-1, *[1] * (latents.ndim - 1))
         noisy = share.sqrt() * latents + (1 - share).sqrt() * noise
         # Over so few places, attention written out takes less time than the fused kernels.
-        with torch.autocast(self.device.type, torch.bfloat16), sdpa_kernel(SDPBackend.MATH):
+        with mixed_precision(self.device), sdpa_kernel(SDPBackend.MATH):
             words = self._networks["text_encoder"](ids).last_hidden_state
             predicted = self._networks["unet"](noisy, timesteps, words).sample
         snr = (share / (1 - share)).flatten()

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import CLIPConfig, CLIPModel, CLIPTokenizer, ResNetConfig, ResNetModel
 
+from modalities.mini.precision import mixed_precision
 from modalities.mini.settings import ClipSettings, SubjectEncoderSettings
 from modalities.mini.shards import Pictures
 from modalities.mini.tokenizer import POSITIONS
@@ -113,7 +114,7 @@ class SubjectEncoderTask:
     def loss(self, step: int) -> Tensor:
         """Cross-entropy of finding the other view of the same individual in the batch, and a share for its class."""
         pixels, individuals = self.batch(step)
-        with torch.autocast(self.device.type, torch.bfloat16):
+        with mixed_precision(self.device):
             features = self.model(standardized(pixels)).pooler_output.flatten(1)
         features = functional.normalize(features.float(), dim=1)
         likeness = features @ features.T
@@ -159,7 +160,7 @@ class ClipTask:
         pixels = torch.from_numpy(np.concatenate(images)).permute(0, 3, 1, 2).float() / 255
         pixels = standardized(softened(pixels, rng)).to(self.device)
         ids = torch.from_numpy(np.concatenate(said).astype(np.int64)).to(self.device)
-        with torch.autocast(self.device.type, torch.bfloat16):
+        with mixed_precision(self.device):
             found = self.model(input_ids=ids, pixel_values=pixels)
         likeness = found.logits_per_image.float()
         # Two pictures may have the same short caption: either is then right.

@@ -9,6 +9,8 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
+from modalities.mini.precision import computes_in_bfloat16
+
 # Coefficients of a quintic that drives all singular values near 1 in five rounds.
 _QUINTIC = (3.4445, -4.7750, 2.0315)
 
@@ -22,7 +24,8 @@ def orthogonalized(matrices: Tensor) -> Tensor:
     """Bring the singular values of `matrices` (n, rows, columns) near 1, keeping their directions."""
     a, b, c = _QUINTIC
     is_tall = matrices.shape[1] > matrices.shape[2]
-    x = (matrices.mT if is_tall else matrices).bfloat16()
+    x = matrices.mT if is_tall else matrices
+    x = x.to(torch.bfloat16 if computes_in_bfloat16(x.device) else torch.float32)
     x = x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)
     for _ in range(5):
         gram = x @ x.mT

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from modalities.mini.motion import FRAMES, MOTIONS, Clip
+from modalities.mini.precision import mixed_precision
 from modalities.mini.settings import MotionProbeSettings, ProbeSettings
 from modalities.mini.shards import Pictures, training_clip, training_scene, varied_scene
 from modalities.mini.staging import ACCESSORIES
@@ -129,7 +130,7 @@ class ProbeTask:
     def loss(self, step: int) -> Tensor:
         """Sum of the cross-entropies of all heads."""
         pixels, labels = self.batch(step)
-        with torch.autocast(self.device.type, torch.bfloat16):
+        with mixed_precision(self.device):
             logits = self.model(pixels)
         losses = [
             functional.cross_entropy(logits[name].float(), labels[:, i], ignore_index=NO_LABEL, reduction="sum")
@@ -222,7 +223,7 @@ class MotionProbeTask:
         indices = (chosen[:, None] * FRAMES + np.arange(FRAMES)).ravel()
         pixels = torch.from_numpy(self.frames[indices]).permute(0, 3, 1, 2).float() / 255
         labels = self._labels[chosen].to(self.device)
-        with torch.autocast(self.device.type, torch.bfloat16):
+        with mixed_precision(self.device):
             found = self.model(_softer(pixels, rng).unflatten(0, (count, FRAMES)).to(self.device))
         path = (found["path"].float() - self._paths[chosen].to(self.device)).square().mean()
         kinds = [functional.cross_entropy(found[name].float(), labels[:, i]) for i, name in enumerate(CLIP_HEADS)]

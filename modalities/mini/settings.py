@@ -64,6 +64,22 @@ class DecoderSettings(Section):
         return self.steps_on_crops + self.steps_on_pictures
 
 
+class TogetherSettings(Section):
+    """Training of encoder and decoder together, on whole pictures, when all else has learned from the latents."""
+
+    pictures: Positive
+    """How many of the rendered pictures it learns from."""
+    steps: Positive
+    learning_rate: Rate
+    warmup: int
+    anneal: int
+    average: Share
+    hold: float
+    """Weight of the squared distance of latents from those that the denoiser learned from."""
+    foreign_share: Share
+    """As in `AutoencoderSettings`."""
+
+
 class Lesson(Section):
     """What the denoiser learns from until step `until`, counted from its very first."""
 
@@ -205,6 +221,8 @@ class BuildRecipe(Section):
     world: WorldSettings
     autoencoder: AutoencoderSettings
     decoder: DecoderSettings
+    together: tuple[TogetherSettings, ...]
+    """One stretch after the other."""
     denoiser: DenoiserSettings
     anneal: AnnealSettings
     video: VideoSettings

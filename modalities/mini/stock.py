@@ -57,7 +57,11 @@ class Stock:
     @cached_property
     def pictures(self) -> shards.Pictures:
         """All training pictures of the first ring, rendered."""
-        return self._rendered(self.pictures_folder, shards.training_scene, self.recipe.world.pictures)
+        return self.first_pictures(self.recipe.world.pictures)
+
+    def first_pictures(self, count: int) -> shards.Pictures:
+        """The first `count` of them; no others are rendered."""
+        return self._rendered(self.pictures_folder, shards.training_scene, count)
 
     @cached_property
     def varied_folder(self) -> Path:

@@ -15,7 +15,7 @@ from modalities.core.errors import Interrupted
 from modalities.core.files import replacing
 from modalities.core.progress import Silent, StopRequest
 from modalities.mini import team
-from modalities.mini.settings import BuildRecipe
+from modalities.mini.settings import BuildRecipe, TogetherSettings, VideoSettings
 from modalities.mini.stock import Stock
 from modalities.mini.training import Stretch, Trainer
 
@@ -55,6 +55,34 @@ class Workbench(Stock):
                 save_weights(model, path)
         model.load_state_dict(load_file(path))
         return model.to(self.device).eval()
+
+    def in_stretches(
+        self,
+        model: Module,
+        folders: tuple[Path, Path],
+        settings: TogetherSettings | VideoSettings,
+        make_loss: Callable[[], Callable[[int], Tensor]],
+        trained_by: str,
+        embedding_rate: float = 1.0,
+    ) -> Module:
+        """`model` trained at a constant rate in the first of `folders`, and then annealed in the second.
+
+        The first may go on for longer later. Else as `once`.
+        """
+        begun, folder = folders
+        rate, last = settings.learning_rate, settings.steps + settings.anneal
+
+        def begin() -> Path:
+            reached = begun / f"reached-{settings.steps}.pt"
+            if not reached.exists():
+                first = Stretch(0, settings.steps, rate, settings.warmup)
+                trainer = self.train(model, make_loss(), first, begun, settings.average, None, embedding_rate)
+                trainer.path = reached
+                trainer.save()
+            return reached
+
+        annealed = Stretch(settings.steps, last, rate, anneal=settings.anneal)
+        return self.once(model, folder, annealed, settings.average, make_loss, begin, trained_by, embedding_rate)
 
     def train(
         self,

@@ -14,7 +14,7 @@ from modalities.core.errors import Interrupted, PcsError
 from modalities.core.progress import Silent, StopRequest, stop_on_signals
 from modalities.core.temporal import bypassed
 from modalities.mini import captions, settings
-from modalities.mini.autoencoder import batches, encoded, new_autoencoder, normalize_latents
+from modalities.mini.autoencoder import batches, encoded, new_autoencoder, normalize_latents, psnr
 from modalities.mini.build import Workshop, build
 from modalities.mini.denoiser import LatentSet, new_unet, new_video_unet, token_ids, with_words
 from modalities.mini.muon import orthogonalized
@@ -37,6 +37,13 @@ TINY = {
     "decoder": {
         "steps_on_crops": 3, "steps_on_pictures": 2, "learning_rate": 0.001, "warmup": 1, "average": 0.9,
     },
+    "together": [
+        {
+            "pictures": 48, "learning_rate": 0.001, "warmup": 1, "average": 0.9, "hold": 0.1,
+            "foreign_share": foreign_share, "steps": 3, "anneal": 2,
+        }
+        for foreign_share in (0.25, 0.0)
+    ],
     "denoiser": {
         "channels": [16, 32, 32], "head_width": 16, "text_width": 32, "text_layers": 1,
         "prediction": "v_prediction", "snr_limit": 5, "batch": 8, "learning_rate": 0.003, "warmup": 2,
@@ -118,6 +125,8 @@ def test_a_build_killed_in_the_middle_ends_with_the_same_bytes(recipe, built, tm
         ("video_anneal", 1),
         ("motion_words", 2),
         ("motion_words_anneal", 1),
+        ("together", 2),
+        ("together_anneal", 1),
     ):
         with pytest.raises(Interrupted):
             build(recipe, tmp_path / "out", tmp_path / "cache", KilledAt(stage, steps))
@@ -281,6 +290,25 @@ def test_normalized_latents_decode_to_the_same_picture():
     assert torch.allclose(before, after, atol=1e-4)
     assert torch.allclose(scaled.mean((0, 2, 3)), torch.zeros(4), atol=1e-4)
     assert torch.allclose(scaled.std((0, 2, 3)), torch.ones(4), atol=1e-3)
+
+
+def test_both_halves_of_the_autoencoder_learn_on_while_latents_stay_what_they_meant(recipe, tmp_path):
+    def shop_with(hold: float) -> Workshop:
+        longer = {"hold": hold, "steps": 30, "anneal": 10, "learning_rate": 0.003}
+        together = recipe.together[0].model_copy(update=longer)
+        changed = recipe.model_copy(update={"together": (together,)})
+        return Workshop(changed, tmp_path, Silent(), StopRequest(), torch.device("cpu"))
+
+    shop, held = shop_with(0.0), shop_with(100.0)
+    pixels = next(batches(shop.pictures, torch.device("cpu"), size=16))
+    learned_from = encoded(shop.autoencoder, pixels)
+
+    def moved(model) -> float:
+        return float((encoded(model, pixels) - learned_from).square().mean())
+
+    assert psnr(shop.finished_autoencoder, pixels) > psnr(shop.redecoded_autoencoder, pixels)
+    assert 0 < moved(held.finished_autoencoder) < 0.5 * moved(shop.finished_autoencoder)
+    assert moved(shop.redecoded_autoencoder) == moved(shop.autoencoder) == 0
 
 
 def test_the_tokenizer_gives_a_word_one_token_and_an_unknown_word_pieces():
