@@ -115,7 +115,7 @@ class Captions(Component):
 
         def compute() -> dict[str, Tensor]:
             first = self._errors(studio, photo, contents, range(ASKED))
-            likeliest = first.argsort()[:LIKELIEST].tolist()
+            likeliest = [int(one) for one in first.argsort()[:LIKELIEST]]
             again = self._errors(studio, photo, [contents[one] for one in likeliest], range(ASKED, ASKED + AGAIN))
             errors = (ASKED * first[likeliest] + AGAIN * again) / (ASKED + AGAIN)
             return {"best": torch.tensor(likeliest[int(errors.argmin())])}
