@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+# A file's tests stay in one process, for they share models; more than four processes would fill small machines.
+PYTEST := $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 NOUN ?= mug
 PHOTOS ?= docs/example-photos/mug
 DEMO_RUN ?= runs/demo
@@ -36,17 +38,17 @@ demo: $(VENV)/.installed ## Install, personalize the example photos, show where 
 	$(BIN)/pcs train image $(PHOTOS) --noun $(NOUN) --out $(DEMO_RUN)
 
 test: $(VENV)/.installed-test ## Install and pass the tests
-	$(BIN)/python -m pytest -m 'not slow and not gpu'
+	$(PYTEST) -m 'not slow and not gpu'
 
 test-slow: $(VENV)/.installed-test ## The tests that train at full length
-	$(BIN)/python -m pytest -m slow
+	$(PYTEST) -m slow
 
 check: $(VENV)/.installed-dev ## Format, lint, types, import contracts, recipes, fast tests
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/pyright
 	$(BIN)/lint-imports
-	$(BIN)/python -m pytest -m 'not slow and not gpu'
+	$(PYTEST) -m 'not slow and not gpu'
 
 fix: $(VENV)/.installed-dev ## Format and mend what ruff can
 	$(BIN)/ruff format .
