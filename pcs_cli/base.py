@@ -86,7 +86,7 @@ def build(
 ) -> None:
     """Train an embedded base from nothing, by the fixed recipe that made the shipped one.
 
-    Takes about fifteen hours of one CPU core. Stop it at any time; the same command goes on where it stopped.
+    Takes about sixteen hours of one CPU core. Stop it at any time; the same command goes on where it stopped.
     """
     console.setup(json=json, quiet=quiet)
     from pcs_cli import settings
