@@ -21,12 +21,15 @@ if TYPE_CHECKING:
 @contextmanager
 def replaced(owner: Any, method: str, other: Callable[..., Any]) -> Generator[None]:
     """Inside the block `other` stands for a method; it is called with the method itself first."""
-    own = getattr(owner, method)
+    own, is_replaced = getattr(owner, method), method in vars(owner)
     setattr(owner, method, lambda *args, **given: other(own, *args, **given))
     try:
         yield
     finally:
-        delattr(owner, method)
+        if is_replaced:
+            setattr(owner, method, own)
+        else:
+            delattr(owner, method)
 
 
 @contextmanager

@@ -67,6 +67,15 @@ def test_changes_of_generation_leave_the_base_as_it_was(base: Path, tmp_path: Pa
         assert drawn(studio, "a sks dog") == plain, component
 
 
+def test_changes_of_generation_work_inside_one_another(base: Path, tmp_path: Path, photo: Path) -> None:
+    plain, delayed = drawn(studio_of(base, tmp_path), "a sks dog"), {"delayed_subject": {"share": 0.5}}
+    for other in ({"photo_swap": {"photo": str(photo)}}, {"subject_agnostic_guidance": {"class_share": 0}}):
+        studio = studio_of(base, tmp_path, delayed, other)
+        assert drawn(studio, "a sks dog") != plain, other
+        studio.components.clear()
+        assert drawn(studio, "a sks dog") == plain, other
+
+
 def test_a_subject_that_is_delayed_for_good_is_the_class(base: Path, tmp_path: Path) -> None:
     plain = studio_of(base, tmp_path)
     always = studio_of(base, tmp_path, {"delayed_subject": {"share": 1.0}})
