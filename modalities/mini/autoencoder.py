@@ -130,11 +130,11 @@ class DecoderTask:
             part.requires_grad_(False)
 
     def loss(self, step: int) -> Tensor:
-        """The error in decibels of pictures, see `_decibels`."""
+        """How far decoded pictures are from their originals, see `_log_error`."""
         pixels = self._whole.batch(step, is_crop=step < self._steps_on_crops)
         with mixed_precision(pixels.device):
             decoded = self._whole.model.decode(encoded(self._whole.model, pixels)).sample
-        return _decibels(decoded, pixels)
+        return _log_error(decoded, pixels)
 
 
 class TogetherTask:
@@ -149,9 +149,9 @@ class TogetherTask:
         whole.model.requires_grad_(True)
 
     def loss(self, step: int) -> Tensor:
-        """The error in decibels of whole pictures, and how far their latents are from what they were.
+        """How far whole pictures are from their originals, and their latents from what these were; see `_log_error`.
 
-        That is the squared distance of their means and of their spreads.
+        Of latents that is the squared distance of their means and of their spreads.
         """
         pixels, model = self._whole.batch(step, is_crop=False), self._whole.model
         with mixed_precision(pixels.device):
@@ -161,7 +161,7 @@ class TogetherTask:
                 before = self._learned_from.encode(pixels * 2 - 1).latent_dist
         moved = functional.mse_loss(latents.mean.float(), before.mean.float())
         moved = moved + functional.mse_loss(latents.std.float(), before.std.float())
-        return _decibels(decoded, pixels) + self._hold * moved
+        return _log_error(decoded, pixels) + self._hold * moved
 
 
 def _augmented(image: np.ndarray, is_crop: bool, rng: np.random.Generator) -> np.ndarray:
@@ -175,8 +175,11 @@ def _augmented(image: np.ndarray, is_crop: bool, rng: np.random.Generator) -> np
     return image[..., rng.permutation(3)] if rng.random() < 0.3 else image
 
 
-def _decibels(decoded: Tensor, pixels: Tensor) -> Tensor:
-    """Mean over pictures of the logarithm of the squared error, which PSNR is, and a little L1."""
+def _log_error(decoded: Tensor, pixels: Tensor) -> Tensor:
+    """Mean over pictures of the logarithm of the squared error, which PSNR is, and a little L1.
+
+    decoded: (B, 3, H, W) in [-1, 1]. pixels: the same in [0, 1].
+    """
     error = decoded.float() / 2 + 0.5 - pixels
     return 0.05 * error.square().mean(dim=(1, 2, 3)).add(1e-5).log().mean() + 0.2 * error.abs().mean()
 
