@@ -64,11 +64,16 @@ def require_plain(module: nn.Module, names: Iterable[str], component: str) -> No
 
 
 @contextmanager
-def folded(modules: Iterable[nn.Module]) -> Generator[None]:
-    """Fold all PEFT layers into the weights, and restore those bit for bit; 16-bit weights would round them away."""
+def folded(modules: Iterable[nn.Module], *, apart: str | None = None) -> Generator[None]:
+    """Fold all PEFT layers into the weights, and restore those bit for bit; 16-bit weights would round them away.
+
+    Layers with the adapter `apart` are left as they are.
+    """
     import torch
 
-    layers = [layer for module in modules for layer in tuned_layers(module).values()]
+    layers = [
+        layer for module in modules for layer in tuned_layers(module).values() if apart not in layer.active_adapters
+    ]
     if any(layer.get_base_layer().weight.dtype != torch.float32 for layer in layers):
         layers = []
     own = [layer.get_base_layer().weight.data for layer in layers]

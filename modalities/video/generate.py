@@ -14,6 +14,7 @@ from modalities.video.backbone import VideoBackbone
 from modalities.video.components.first_frame import FirstFrame
 from modalities.video.components.footage import Footage
 from modalities.video.components.initial_noise import InitialNoise
+from modalities.video.components.motion_guidance import MOTION, MotionGuidance
 from modalities.video.sampler import clips_from
 
 
@@ -39,10 +40,14 @@ def clip_of_studio(
     backbone = studio.backbone
     assert isinstance(backbone, VideoBackbone)
     start = _start(studio, seed, index, inverted).to(backbone.device)
-    with studio.sampling(), folded(backbone.modules().values()):
+    leaders = [part for part in studio.components if isinstance(part, MotionGuidance) and part.scale]
+    # What is asked without must still be there to be left out.
+    apart = MOTION if leaders else None
+    with studio.sampling(), folded(backbone.modules().values(), apart=apart):
         backbone.forget_text()
         how = sample or studio.recipe.sample
-        latents = clips_from(backbone, start[None], [prompt], how, _first(studio, prompt, start, how))
+        first, leads = _first(studio, prompt, start, how), [part.lead for part in leaders]
+        latents = clips_from(backbone, start[None], [prompt], how, first, leads)
         with torch.no_grad():
             made = backbone.decode_clips(latents)[0].cpu()
     backbone.forget_text()

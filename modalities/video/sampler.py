@@ -7,7 +7,7 @@ https://arxiv.org/abs/2010.02502) backwards; both are the same formulas for diff
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 
 import torch
@@ -18,6 +18,9 @@ from modalities.core.backbone import Backbone, Conditioning
 from modalities.core.recipe import Sample
 from modalities.core.schedule import Schedule
 
+Lead = Callable[[Tensor, Tensor, Conditioning, Tensor], Tensor]
+"""Given noisy latents, times, what is asked and the answers: what is added to these after guidance."""
+
 
 def clips_from(
     backbone: Backbone,
@@ -25,10 +28,11 @@ def clips_from(
     prompts: Sequence[str],
     sample: Sample,
     first: Float[Tensor, "b c h w"] | None = None,
+    leads: Sequence[Lead] = (),
 ) -> Float[Tensor, "b ..."]:
     """Draw latents, of clips `(B, C, F, h, w)` or pictures `(B, C, h, w)`, from the noise `start`.
 
-    first: latents of the first frames, if these are given.
+    first: latents of the first frames, if these are given. leads: asked at every step.
     """
     guided = sample.guidance != 1
     said = [*prompts, *[sample.negative_prompt] * len(prompts)] if guided else list(prompts)
@@ -39,7 +43,7 @@ def clips_from(
         for here, there in pairwise([*times, None]):
             assert here is not None
             noisy = _begun(noisy, first)
-            clean = _clean(backbone, noisy, here, conditioning, sample.guidance if guided else None)
+            clean = _clean(backbone, noisy, here, conditioning, sample.guidance if guided else None, leads)
             signal, noise = _rates(backbone.schedule, here)
             next_signal, next_noise = (1.0, 0.0) if there is None else _rates(backbone.schedule, there)
             span = math.inf if next_noise == 0 else _log_ratio(next_signal, next_noise) - _log_ratio(signal, noise)
@@ -75,14 +79,27 @@ def inverted(
     return noisy
 
 
-def _clean(backbone: Backbone, noisy: Tensor, t: float, conditioning: Conditioning, guidance: float | None) -> Tensor:
+def _clean(
+    backbone: Backbone,
+    noisy: Tensor,
+    t: float,
+    conditioning: Conditioning,
+    guidance: float | None,
+    leads: Sequence[Lead] = (),
+) -> Tensor:
     """The clean latents that the base sees, with classifier-free guidance (Ho and Salimans 2022, arXiv:2207.12598)."""
-    times = _spread(t, len(noisy) * (1 if guidance is None else 2), backbone)
+    count = len(noisy)
+    times = _spread(t, count, backbone)
     if guidance is None:
-        return backbone.schedule.clean(noisy, backbone.predict(noisy, times, conditioning).float(), times)
-    twice = torch.cat([noisy, noisy])
-    said, unsaid = backbone.predict(twice, times, conditioning).float().chunk(2)
-    return backbone.schedule.clean(noisy, unsaid + guidance * (said - unsaid), times[: len(noisy)])
+        answer = said = backbone.predict(noisy, times, conditioning).float()
+    else:
+        twice = backbone.predict(torch.cat([noisy, noisy]), torch.cat([times, times]), conditioning).float()
+        said, unsaid = twice.chunk(2)
+        answer = unsaid + guidance * (said - unsaid)
+    asked = conditioning.rows(range(count))
+    for lead in leads:
+        answer = answer + lead(noisy, times, asked, said)
+    return backbone.schedule.clean(noisy, answer, times)
 
 
 def _spread(t: float, count: int, backbone: Backbone) -> Tensor:

@@ -3,9 +3,9 @@
 `python -m tests.benchmarks.motion FOLDER [--subjects N] [--steps N] [--motions NAME …]` learns each of six motions from
 one clip of a held-out subject, with MotionDirector, with plain LoRAs of the same layers and of all, and with the
 frame-centred loss in place of its debiasing, at the same steps. These and the base draw N other held-out subjects from
-the same noise, with a share of the clip's own noise and without; the tables of docs/video.md are printed. Prompts say
-nothing of the motion. The recipe's numbers were chosen on other subjects that jump, slide to the left and swing. It
-goes on where it was stopped.
+the same noise, guided by the motion and not; the tables of docs/video.md are printed. Prompts say nothing of the
+motion. The recipe's numbers were chosen on other subjects that jump, slide to the left and swing. It goes on where it
+was stopped.
 """
 
 from __future__ import annotations
@@ -28,9 +28,8 @@ from modalities.mini.check import clip_prompt_of
 from modalities.mini.motion import MOTION_PHRASES, Clip, render_clip
 from modalities.mini.world import CONTEXTS, Scene, Subject
 from modalities.video.clips import save_clip
-from modalities.video.components.footage import Footage
 from modalities.video.components.frame_centred_loss import FrameCentredLoss
-from modalities.video.components.initial_noise import InitialNoise
+from modalities.video.components.motion_guidance import MotionGuidance
 from modalities.video.components.motion_lora import MotionLora
 from modalities.video.concept import with_clips
 from modalities.video.customize import narrowed
@@ -62,14 +61,15 @@ ARMS: dict[str, Arm | None] = {
     "frame-centred LoRA": Arm(more=(FrameCentredLoss,)),
     "MotionDirector": Arm(without=()),
 }
-# How much of the clip's own noise drawings begin with.
-STARTS = {"": 0.0, ", with its noise": 0.3}
+# Whether drawings are guided by the motion, as strongly as the recipe says.
+GUIDED = {"": False, ", guided": True}
 # What was asked for as it truly looks: the best that any arm can be.
 RENDERED = "rendered"
-ROWS = ("base", RENDERED, *[f"{arm}{start}" for start in STARTS for arm in ARMS if arm + start != "base"])
+ROWS = ("base", RENDERED, *[f"{arm}{guided}" for guided in GUIDED for arm in list(ARMS)[1:]])
 PAIRS = (
-    *((f"MotionDirector{start}", f"{arm}{start}") for start in STARTS for arm in list(ARMS)[:-1]),
-    *((f"frame-centred LoRA{start}", f"LoRA of temporal layers{start}") for start in STARTS),
+    *(("MotionDirector, guided", arm) for arm in ARMS),
+    *((f"MotionDirector{guided}", f"{arm}{guided}") for guided in GUIDED for arm in list(ARMS)[1:-1]),
+    ("frame-centred LoRA", "LoRA of temporal layers"),
 )
 SEED = 7_000_000
 
@@ -121,11 +121,11 @@ def _render(folder: Path, motion: str, subjects: int) -> None:
 
 
 def _draw(folder: Path, motion: str, arm: str, subjects: int, steps: int | None) -> None:
-    """Draw what is missing of one motion by one arm, from the clip's noise and without."""
+    """Draw what is missing of one motion by one arm, guided by it and not."""
     places = {
-        (index, start): motion_table.place(folder, motion, arm + start, index)
+        (index, guided): motion_table.place(folder, motion, arm + guided, index)
         for index in range(subjects)
-        for start in STARTS
+        for guided in (GUIDED if ARMS[arm] else [""])
     }
     missing = {key: path for key, path in places.items() if not path.is_file()}
     if not missing:
@@ -135,12 +135,12 @@ def _draw(folder: Path, motion: str, arm: str, subjects: int, steps: int | None)
     if not source.is_file():
         save_clip(torch.from_numpy(render_clip(clip, 128)).permute(0, 3, 1, 2) / 255, source, 8)
     studio = _learned(source, clip, ARMS[arm], steps, Cache(folder / "cache"))
-    noise = next(part for part in studio.components if isinstance(part, Footage)).inversion()
-    policy = next(part for part in studio.components if isinstance(part, InitialNoise))
-    for (index, start), path in missing.items():
+    guidance = next(part for part in studio.components if isinstance(part, MotionGuidance))
+    scale = guidance.scale
+    for (index, guided), path in missing.items():
         prompt = without_motion(asked_for(motion, index))
-        policy.inverted = STARTS[start]
-        made = clip_of_studio(studio, prompt, seed=0, index=index, inverted=noise)
+        guidance.scale = scale if GUIDED[guided] else 0.0
+        made = clip_of_studio(studio, prompt, seed=0, index=index)
         path.parent.mkdir(parents=True, exist_ok=True)
         np.savez_compressed(path, clip=(made * 255).round().byte().numpy(), prompt=prompt)
         sys.stderr.write(f"{path}\n")

@@ -22,6 +22,7 @@ from modalities.core.errors import PcsError
 from modalities.core.step import Batch, denoise
 from modalities.core.studio import Studio
 from modalities.video.components.initial_noise import share
+from modalities.video.components.motion_guidance import MotionGuidance
 from modalities.video.concept import with_clips
 from modalities.video.generate import clip_of_studio
 from modalities.video.lora_files import match, read, write
@@ -336,3 +337,57 @@ def test_tuning_an_inflated_base_on_a_clip_lowers_its_error_at_other_noise(
 def test_an_image_base_is_not_inflated_twice(atelier: Atelier) -> None:
     with pytest.raises(PcsError, match="this base does already"):
         atelier.studio(components=[FOOTAGE, "inflated_attention"], phases=[])
+
+
+# -- led by the motion ---------------------------------------------------------------------------------------
+
+
+def _led(run: Artifact, atelier: Atelier, scale: float, **motion: float) -> Studio:
+    return run.studio(
+        atelier.machine, changes={"components": {"motion_guidance": {"scale": scale}, "motion_lora": motion}}
+    )
+
+
+def test_guidance_adds_what_the_motion_changes_from_frame_to_frame(atelier: Atelier) -> None:
+    run = atelier.run(motion_only=True)
+    noisy = torch.randn(1, 4, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+
+    def added(scale: float, time: int = 500, **motion: float) -> torch.Tensor:
+        t = torch.tensor([time])
+        studio = _led(run, atelier, scale, **motion)
+        words = studio.backbone.conditioning(["a dog running"])
+        with studio.sampling(), torch.no_grad():
+            before = studio.backbone.predict(noisy, t, words)
+            guidance = next(part for part in studio.components if isinstance(part, MotionGuidance))
+            found = guidance.lead(noisy, t, words, before)
+            # The motion is in place again.
+            assert torch.equal(studio.backbone.predict(noisy, t, words), before)
+        return found
+
+    once = added(1.0)
+    assert once.std() > 1e-4
+    assert once.mean(2).abs().max() < 1e-5
+    assert torch.allclose(added(3.0), 3 * once, atol=1e-6)
+    assert not added(3.0, weight=0.0).any()
+    assert not added(3.0, time=400).any()
+
+
+def test_a_led_clip_is_another_one_and_at_scale_0_the_same(atelier: Atelier) -> None:
+    run = atelier.run(motion_only=True)
+
+    def clip(studio: Studio) -> torch.Tensor:
+        return clip_of_studio(studio, "a dog running", seed=0, index=0)
+
+    plain = clip(run.studio(atelier.machine))
+    assert torch.equal(clip(_led(run, atelier, 0.0)), plain)
+    led = _led(run, atelier, 3.0)
+    assert not torch.allclose(clip(led), plain, atol=1e-2)
+    assert torch.equal(clip(led), clip(led))
+
+
+def test_guidance_without_a_motion_to_lead_by_is_refused(atelier: Atelier) -> None:
+    with pytest.raises(PcsError, match="motion_guidance: leads by motion_lora"):
+        atelier.studio(
+            components=[FOOTAGE, {"appearance_lora": {"rank": 2}}, "motion_guidance"],
+            phases=[{"learn": {"appearance_lora": 0.01}, "steps": 2}],
+        )

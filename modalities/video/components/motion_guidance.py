@@ -1,0 +1,64 @@
+"""Clips led by the learned motion: the base is also asked without it, and what differs from frame to frame counts more.
+
+Guidance by a model that knows less (Karras et al., NeurIPS 2024, https://arxiv.org/abs/2406.02507), here by the run
+without its motion, at those times at which it helps (Kynkäänniemi et al., NeurIPS 2024,
+https://arxiv.org/abs/2404.07724).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, ClassVar
+
+from pydantic import Field
+
+from modalities.core.component import Component
+from modalities.core.errors import PcsError
+from modalities.video.learner import Source
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from modalities.core.backbone import Conditioning
+    from modalities.core.studio import Studio
+
+MOTION = "motion_lora"
+
+
+class MotionGuidance(Component):
+    """While generating, goes further from the answer without `motion_lora` to the one with it.
+
+    To guided answers it adds `scale * (d - mean of d over frames)`, where d is the difference of the two. What the LoRA
+    does to all frames alike, looks and place, is in the mean and gains nothing. Where things are is decided at noisy
+    times; later on, textures come of it. Takes half as long again at its times. Learns nothing, so any run with that
+    LoRA can take it: `pcs video generate RUN … --set components.motion_guidance.scale=9`.
+    """
+
+    source: ClassVar[Source] = "clips"
+    draws: ClassVar[bool] = True
+
+    scale: Annotated[float, Field(ge=0)] = 9.0
+    """Beside the scale of guidance by the prompt; 0 adds nothing."""
+    share: Annotated[float, Field(ge=0, le=1)] = 0.5
+    """Of the times, from noise on, at which it leads."""
+
+    def prepare(self, studio: Studio) -> None:
+        super().prepare(studio)
+        if studio.recipe.component(MOTION) is None:
+            raise PcsError(f"components.motion_guidance: leads by {MOTION}, which the recipe does not have.")
+
+    def lead(self, noisy: Tensor, t: Tensor, conditioning: Conditioning, said: Tensor) -> Tensor:
+        """What is added to guided answers, of clips `(B, C, F, h, w)`; `said` are those to `conditioning` alone."""
+        import torch
+
+        from modalities.core.peft_layers import tuned_layers
+        from modalities.video.adapter import present
+
+        backbone = self.studio.backbone
+        if float(t[0]) < (1 - self.share) * backbone.schedule.length:
+            return torch.zeros_like(said)
+        denoisers = backbone.denoisers().values()  # pyright: ignore
+        active = {name for one in denoisers for layer in tuned_layers(one).values() for name in layer.active_adapters}
+        with present(denoisers, sorted(active - {MOTION})):
+            without = backbone.predict(noisy, t, conditioning).float()
+        moves = said - without
+        return self.scale * (moves - moves.mean(2, keepdim=True))
