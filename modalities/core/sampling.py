@@ -59,7 +59,12 @@ def class_prompt(studio: Studio, prompt: str) -> str:
 
 def is_early(backbone: Backbone, call: tuple[tuple[Any, ...], dict[str, Any]], share: float) -> bool:
     """Whether a call of the denoiser, by its arguments, is at the noisiest `share` of the times."""
-    return share > 0 and backbone.time_told(*call) >= (1 - share) * backbone.schedule.length
+    return is_noisy(backbone, backbone.time_told(*call), share)
+
+
+def is_noisy(backbone: Backbone, time: float, share: float) -> bool:
+    """Whether a time of the base's schedule is among the noisiest `share` of its times."""
+    return share > 0 and time >= (1 - share) * backbone.schedule.length
 
 
 class Classes:

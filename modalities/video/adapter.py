@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -125,11 +125,25 @@ class Adapter(Learner):
 @contextmanager
 def present(networks: Iterable[nn.Module], adapters: Sequence[str]) -> Generator[None]:
     """Inside, the named LoRAs are on and all others off; with none on, the networks are the base bit for bit."""
+    with _switched(networks, lambda layer: [name for name in adapters if name in layer.scaling]):
+        yield
+
+
+@contextmanager
+def absent(networks: Iterable[nn.Module], adapter: str) -> Generator[None]:
+    """Inside, the named LoRA is off, and all others are as they were."""
+    with _switched(networks, lambda layer: [name for name in layer.active_adapters if name != adapter]):
+        yield
+
+
+@contextmanager
+def _switched(networks: Iterable[nn.Module], chosen: Callable[[Any], list[str]]) -> Generator[None]:
+    """Inside, those LoRAs of each layer are on that `chosen` tells for it."""
     layers = [layer for network in networks for layer in tuned_layers(network).values()]
     before = [list(layer.active_adapters) for layer in layers]
     try:
         for layer in layers:
-            _set_active(layer, [name for name in adapters if name in layer.scaling])
+            _set_active(layer, chosen(layer))
         yield
     finally:
         for layer, active in zip(layers, before, strict=True):

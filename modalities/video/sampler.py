@@ -19,7 +19,7 @@ from modalities.core.recipe import Sample
 from modalities.core.schedule import Schedule
 
 Lead = Callable[[Tensor, Tensor, Conditioning, Tensor], Tensor]
-"""Given noisy latents, times, what is asked and the answers: what is added to these after guidance."""
+"""Of noisy latents `(B, C, F, h, w)`, times `(B,)`, what is asked and the answers: what is added after guidance."""
 
 
 def clips_from(

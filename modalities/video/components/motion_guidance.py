@@ -28,9 +28,10 @@ class MotionGuidance(Component):
     """While generating, goes further from the answer without `motion_lora` to the one with it.
 
     To guided answers it adds `scale * (d - mean of d over frames)`, where d is the difference of the two. What the LoRA
-    does to all frames alike, looks and place, is in the mean and gains nothing. Where things are is decided at noisy
-    times; later on, textures come of it. Takes half as long again at its times. Learns nothing, so any run with that
-    LoRA can take it: `pcs video generate RUN … --set components.motion_guidance.scale=9`.
+    does to all frames alike, looks and place, is in the mean and gains nothing; a place that changes along the clip, as
+    the camera turns, is not. Where things are is decided at noisy times; later on, textures come of it. At its times it
+    takes half as long again, and the LoRA is not folded into the weights. Learns nothing, so any run can be led:
+    `pcs video generate RUN … --set components.motion_guidance.scale=9`.
     """
 
     source: ClassVar[Source] = "clips"
@@ -47,18 +48,23 @@ class MotionGuidance(Component):
             raise PcsError(f"components.motion_guidance: leads by {MOTION}, which the recipe does not have.")
 
     def lead(self, noisy: Tensor, t: Tensor, conditioning: Conditioning, said: Tensor) -> Tensor:
-        """What is added to guided answers, of clips `(B, C, F, h, w)`; `said` are those to `conditioning` alone."""
+        """What is added to guided answers at times t `(B,)`, of the shape of `noisy`.
+
+        Args:
+            noisy: latents of clips, `(B, C, F, h, w)`.
+            t: in the units of the base's schedule, the same for all.
+            conditioning: what is asked.
+            said: the base's answers to that, before guidance.
+        """
         import torch
 
-        from modalities.core.peft_layers import tuned_layers
-        from modalities.video.adapter import present
+        from modalities.core.sampling import is_noisy
+        from modalities.video.adapter import absent
 
         backbone = self.studio.backbone
-        if float(t[0]) < (1 - self.share) * backbone.schedule.length:
+        if not is_noisy(backbone, float(t[0]), self.share):
             return torch.zeros_like(said)
-        denoisers = backbone.denoisers().values()  # pyright: ignore
-        active = {name for one in denoisers for layer in tuned_layers(one).values() for name in layer.active_adapters}
-        with present(denoisers, sorted(active - {MOTION})):
+        with absent(backbone.denoisers().values(), MOTION):  # pyright: ignore
             without = backbone.predict(noisy, t, conditioning).float()
         moves = said - without
         return self.scale * (moves - moves.mean(2, keepdim=True))

@@ -19,6 +19,8 @@ from modalities.core.cache import Cache
 from modalities.core.concept import Concept
 from modalities.core.device import choose
 from modalities.core.errors import PcsError
+from modalities.core.sampling import is_noisy
+from modalities.core.schedule import FlowSchedule
 from modalities.core.step import Batch, denoise
 from modalities.core.studio import Studio
 from modalities.video.components.initial_noise import share
@@ -370,6 +372,16 @@ def test_guidance_adds_what_the_motion_changes_from_frame_to_frame(atelier: Atel
     assert torch.allclose(added(3.0), 3 * once, atol=1e-6)
     assert not added(3.0, weight=0.0).any()
     assert not added(3.0, time=400).any()
+
+
+def test_a_share_of_0_leaves_out_even_the_noisiest_time(atelier: Atelier) -> None:
+    backbone = atelier.studio().backbone
+    # Times of a flow reach the whole length.
+    backbone.schedule = FlowSchedule({"shift": 3.0})
+    noisiest = float(backbone.schedule.times[-1])
+    assert noisiest == backbone.schedule.length
+    assert not is_noisy(backbone, noisiest, 0.0)
+    assert is_noisy(backbone, noisiest, 0.1)
 
 
 def test_a_led_clip_is_another_one_and_at_scale_0_the_same(atelier: Atelier) -> None:
