@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterable
+from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from modalities.core.component import Component
@@ -64,27 +64,74 @@ def require_plain(module: nn.Module, names: Iterable[str], component: str) -> No
 
 
 @contextmanager
-def folded(modules: Iterable[nn.Module], *, apart: str | None = None) -> Generator[None]:
+def switched(modules: Iterable[nn.Module], chosen: Callable[[Any], list[str]]) -> Generator[None]:
+    """Inside, those adapters of each PEFT layer are on that `chosen` tells for it."""
+    layers = [layer for module in modules for layer in tuned_layers(module).values()]
+    before = [list(layer.active_adapters) for layer in layers]
+    try:
+        for layer in layers:
+            set_active(layer, chosen(layer))
+        yield
+    finally:
+        for layer, active in zip(layers, before, strict=True):
+            set_active(layer, active)
+
+
+def set_active(layer: Any, adapters: list[str]) -> None:
+    """Turn on the named adapters of a PEFT layer, and all others off."""
+    # PEFT's own `set_adapter` would also decide what learns, which is the trainer's business.
+    layer._active_adapter = adapters
+
+
+@contextmanager
+def folded(
+    modules: Iterable[nn.Module], *, apart: str | None = None
+) -> Generator[Callable[[], AbstractContextManager[None]]]:
     """Fold all PEFT layers into the weights, and restore those bit for bit; 16-bit weights would round them away.
 
-    Layers with the adapter `apart` are left as they are.
+    Yields a block inside which the adapter `apart` is not there: weights with and without it are kept, to be swapped.
     """
     import torch
 
-    layers = [
-        layer for module in modules for layer in tuned_layers(module).values() if apart not in layer.active_adapters
-    ]
+    def others(layer: Any) -> list[str]:
+        return [name for name in layer.active_adapters if name != apart]
+
+    networks = list(modules)
+    layers = [layer for network in networks for layer in tuned_layers(network).values()]
     if any(layer.get_base_layer().weight.dtype != torch.float32 for layer in layers):
         layers = []
     own = [layer.get_base_layer().weight.data for layer in layers]
-    try:
+
+    def merge() -> list[Tensor]:
         for layer, weight in zip(layers, own, strict=True):
+            layer.merged_adapters.clear()
             layer.get_base_layer().weight.data = weight.clone()
             layer.merge()
-        yield
-    finally:
-        for layer, weight in zip(layers, own, strict=True):
+        return [layer.get_base_layer().weight.data for layer in layers]
+
+    def put(weights: list[Tensor]) -> None:
+        for layer, weight in zip(layers, weights, strict=True):
             layer.get_base_layer().weight.data = weight
+
+    @contextmanager
+    def without() -> Generator[None]:
+        with switched(networks, others):
+            put(rest)
+            try:
+                yield
+            finally:
+                put(whole)
+
+    try:
+        rest: list[Tensor] = []
+        if apart:
+            with switched(networks, others):
+                rest = merge()
+        whole = merge()
+        yield without
+    finally:
+        put(own)
+        for layer in layers:
             layer.merged_adapters.clear()
 
 

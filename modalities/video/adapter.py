@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field
 
-from modalities.core.peft_layers import learned, tuned_layers
+from modalities.core.peft_layers import learned, set_active, switched, tuned_layers
 from modalities.video.learner import Learner
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ class Adapter(Learner):
             warnings.simplefilter("ignore")
             inject_adapter_in_model(config, network, adapter_name=slot)
         for layer in tuned_layers(network).values():
-            _set_active(layer, [])
+            set_active(layer, [])
 
     def parameters(self) -> dict[str, Parameter]:
         """`unet.<module>.lora_A.weight` (rank, in) and `lora_B.weight` (out, rank), text encoders alike.
@@ -113,43 +113,17 @@ class Adapter(Learner):
         mine = [(layer, list(layer.active_adapters)) for layer in layers if self.name in layer.scaling]
         try:
             for layer, active in mine:
-                _set_active(layer, [*active, self.name])
+                set_active(layer, [*active, self.name])
                 layer.scaling[self.name] = self.scale * self.weight
             yield
         finally:
             for layer, active in mine:
-                _set_active(layer, active)
+                set_active(layer, active)
                 layer.scaling[self.name] = self.scale
 
 
 @contextmanager
 def present(networks: Iterable[nn.Module], adapters: Sequence[str]) -> Generator[None]:
     """Inside, the named LoRAs are on and all others off; with none on, the networks are the base bit for bit."""
-    with _switched(networks, lambda layer: [name for name in adapters if name in layer.scaling]):
+    with switched(networks, lambda layer: [name for name in adapters if name in layer.scaling]):
         yield
-
-
-@contextmanager
-def absent(networks: Iterable[nn.Module], adapter: str) -> Generator[None]:
-    """Inside, the named LoRA is off, and all others are as they were."""
-    with _switched(networks, lambda layer: [name for name in layer.active_adapters if name != adapter]):
-        yield
-
-
-@contextmanager
-def _switched(networks: Iterable[nn.Module], chosen: Callable[[Any], list[str]]) -> Generator[None]:
-    """Inside, those LoRAs of each layer are on that `chosen` tells for it."""
-    layers = [layer for network in networks for layer in tuned_layers(network).values()]
-    before = [list(layer.active_adapters) for layer in layers]
-    try:
-        for layer in layers:
-            _set_active(layer, chosen(layer))
-        yield
-    finally:
-        for layer, active in zip(layers, before, strict=True):
-            _set_active(layer, active)
-
-
-def _set_active(layer: Any, adapters: list[str]) -> None:
-    # PEFT's own `set_adapter` would also decide what learns, which is the trainer's business.
-    layer._active_adapter = adapters

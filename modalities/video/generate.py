@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -41,12 +43,12 @@ def clip_of_studio(
     assert isinstance(backbone, VideoBackbone)
     start = _start(studio, seed, index, inverted).to(backbone.device)
     leaders = [part for part in studio.components if isinstance(part, MotionGuidance) and part.scale]
-    # What is asked without must still be there to be left out.
     apart = MOTION if leaders else None
-    with studio.sampling(), folded(backbone.modules().values(), apart=apart):
+    with studio.sampling(), folded(backbone.modules().values(), apart=apart) as without:
         backbone.forget_text()
         how = sample or studio.recipe.sample
-        first, leads = _first(studio, prompt, start, how), [part.lead for part in leaders]
+        first = _first(studio, prompt, start, how)
+        leads = [partial(part.lead, without=without) for part in leaders]
         latents = clips_from(backbone, start[None], [prompt], how, first, leads)
         with torch.no_grad():
             made = backbone.decode_clips(latents)[0].cpu()

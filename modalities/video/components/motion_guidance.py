@@ -16,6 +16,9 @@ from modalities.core.errors import PcsError
 from modalities.video.learner import Source
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+    from contextlib import AbstractContextManager
+
     from torch import Tensor
 
     from modalities.core.backbone import Conditioning
@@ -30,7 +33,7 @@ class MotionGuidance(Component):
     To guided answers it adds `scale * (d - mean of d over frames)`, where d is the difference of the two. What the LoRA
     does to all frames alike, looks and place, is in the mean and gains nothing; a place that changes along the clip, as
     the camera turns, is not. Where things are is decided at noisy times; later on, textures come of it. At its times it
-    takes half as long again, and the LoRA is not folded into the weights. Learns nothing, so any run can be led:
+    takes half as long again. Learns nothing, so any run can be led:
     `pcs video generate RUN … --set components.motion_guidance.scale=9`.
     """
 
@@ -47,7 +50,15 @@ class MotionGuidance(Component):
         if studio.recipe.component(MOTION) is None:
             raise PcsError(f"components.motion_guidance: leads by {MOTION}, which the recipe does not have.")
 
-    def lead(self, noisy: Tensor, t: Tensor, conditioning: Conditioning, said: Tensor) -> Tensor:
+    def lead(
+        self,
+        noisy: Tensor,
+        t: Tensor,
+        conditioning: Conditioning,
+        said: Tensor,
+        *,
+        without: Callable[[], AbstractContextManager[None]],
+    ) -> Tensor:
         """What is added to guided answers at times t `(B,)`, of the shape of `noisy`.
 
         Args:
@@ -55,16 +66,15 @@ class MotionGuidance(Component):
             t: in the units of the base's schedule, the same for all.
             conditioning: what is asked.
             said: the base's answers to that, before guidance.
+            without: a block inside which `motion_lora` is not there.
         """
         import torch
 
         from modalities.core.sampling import is_noisy
-        from modalities.video.adapter import absent
 
         backbone = self.studio.backbone
         if not is_noisy(backbone, float(t[0]), self.share):
             return torch.zeros_like(said)
-        with absent(backbone.denoisers().values(), MOTION):  # pyright: ignore
-            without = backbone.predict(noisy, t, conditioning).float()
-        moves = said - without
+        with without():
+            moves = said - backbone.predict(noisy, t, conditioning).float()
         return self.scale * (moves - moves.mean(2, keepdim=True))

@@ -19,6 +19,7 @@ from modalities.core.cache import Cache
 from modalities.core.concept import Concept
 from modalities.core.device import choose
 from modalities.core.errors import PcsError
+from modalities.core.peft_layers import folded, set_active, tuned_layers
 from modalities.core.sampling import is_noisy
 from modalities.core.schedule import FlowSchedule
 from modalities.core.step import Batch, denoise
@@ -358,10 +359,11 @@ def test_guidance_adds_what_the_motion_changes_from_frame_to_frame(atelier: Atel
         t = torch.tensor([time])
         studio = _led(run, atelier, scale, **motion)
         words = studio.backbone.conditioning(["a dog running"])
-        with studio.sampling(), torch.no_grad():
+        networks = studio.backbone.modules().values()
+        with studio.sampling(), folded(networks, apart="motion_lora") as without, torch.no_grad():
             before = studio.backbone.predict(noisy, t, words)
             guidance = next(part for part in studio.components if isinstance(part, MotionGuidance))
-            found = guidance.lead(noisy, t, words, before)
+            found = guidance.lead(noisy, t, words, before, without=without)
             # The motion is in place again.
             assert torch.equal(studio.backbone.predict(noisy, t, words), before)
         return found
@@ -372,6 +374,36 @@ def test_guidance_adds_what_the_motion_changes_from_frame_to_frame(atelier: Atel
     assert torch.allclose(added(3.0), 3 * once, atol=1e-6)
     assert not added(3.0, weight=0.0).any()
     assert not added(3.0, time=400).any()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["folded", "too coarse to fold"])
+def test_one_of_two_folded_adapters_is_left_out_and_the_weights_come_back(dtype: torch.dtype) -> None:
+    from peft import LoraConfig, inject_adapter_in_model
+
+    network = torch.nn.Sequential(torch.nn.Linear(4, 4, dtype=dtype), torch.nn.Linear(4, 4, dtype=dtype))
+    # The first layer has both, the second "motion" alone; neither is as it begins.
+    for name, targets in (("looks", ["0"]), ("motion", ["0", "1"])):
+        config = LoraConfig(r=2, init_lora_weights=False, target_modules=targets)  # pyright: ignore
+        inject_adapter_in_model(config, network, adapter_name=name)
+    layers = list(tuned_layers(network).values())
+    own = [layer.get_base_layer().weight.clone() for layer in layers]
+    given = torch.randn(3, 4, generator=torch.Generator().manual_seed(0)).to(dtype)
+
+    def answer(*adapters: str) -> torch.Tensor:
+        for layer in layers:
+            set_active(layer, [name for name in adapters if name in layer.scaling])
+        return network(given)
+
+    with torch.no_grad():
+        looks, both = answer("looks"), answer("looks", "motion")
+        assert not torch.allclose(looks, both, atol=1e-2)
+        with folded([network], apart="motion") as without:
+            for _ in range(2):
+                assert torch.allclose(network(given), both, atol=1e-6)
+                with without():
+                    assert torch.allclose(network(given), looks, atol=1e-6)
+        assert torch.equal(network(given), both)
+    assert all(torch.equal(layer.get_base_layer().weight, weight) for layer, weight in zip(layers, own, strict=True))
 
 
 def test_a_share_of_0_leaves_out_even_the_noisiest_time(atelier: Atelier) -> None:
