@@ -30,18 +30,21 @@ from modalities.three_d.components.dreambooth import Dreambooth
 from modalities.three_d.components.photo_registration import PhotoRegistration
 from modalities.three_d.components.reconstruction import Reconstruction
 from modalities.three_d.components.view_prompts import SECTORS, ViewPrompts
-from modalities.three_d.part import part_of
+from modalities.three_d.part import part_of, scene_of
 from modalities.three_d.partial import PartialSession
 from modalities.three_d.pseudo_views import PseudoViews
 from modalities.three_d.redraw import redrawn_views
 from modalities.three_d.registration import cut_out, register
 from modalities.three_d.session import open_scene, optimize, plan
+from modalities.three_d.shape import mirror_of
 from modalities.three_d.stages import Stage, digest, run_stages
 
 STAGES = ("01_partial", "02_scene", "03_full", "04_pseudo", "05_multiview", "06_scene")
 # How often the partial DreamBooth is asked for the views that it must tell apart.
 LOOKS = 6
 SHAPE = "<shape>"
+# Cells a side by which a scene is compared with its mirror image.
+MIRROR_CELLS = 48
 # The stages that `photo_registration` adds, and what finding a camera costs beside drawing a picture.
 REGISTERING = ("registered", "scene")
 IMAGES_PER_PHOTO = 4
@@ -143,7 +146,7 @@ class DreamBooth3D:
             knows, seen, photos, _ = self.names[-4:]
             works += [
                 (self._registered(knows, seen), lambda: digest(base, weights[knows](), weights[seen]())),
-                (self._scene(knows, photos), lambda: digest(base, weights[knows](), self._views(photos).digest)),
+                (self._scene(knows, photos, seen), lambda: digest(base, weights[knows](), self._views(photos).digest)),
             ]
         return [
             Stage(name, inputs, work, self._files, may_shrink=name.endswith(("pseudo", "registered")))
@@ -169,11 +172,14 @@ class DreamBooth3D:
 
         return work
 
-    def _scene(self, prior: str, pseudo: str | None) -> Callable[[Path], dict[str, Any]]:
+    def _scene(self, prior: str, pseudo: str | None, first: str | None = None) -> Callable[[Path], dict[str, Any]]:
+        """Distil a scene from the DreamBooth `prior`, held to `pseudo`, and as symmetric as the scene `first`."""
+
         def work(place: Path) -> dict[str, Any]:
             views = self._views(pseudo) if pseudo else None
+            mirror = self._mirror(first) if first else None
             run = optimize(
-                scene_recipe(self.recipe, views),
+                scene_recipe(self.recipe, views, mirror),
                 self._words(with_shape=prior != STAGES[0]),
                 place,
                 self.machine,
@@ -182,9 +188,13 @@ class DreamBooth3D:
                 resume=True,
                 progress=self.progress,
             )
-            return {"steps": run.about()["steps"]}
+            return {"steps": run.about()["steps"]} | ({"mirror": mirror} if first else {})
 
         return work
+
+    def _mirror(self, first: str) -> str | None:
+        scene = open_scene(Artifact.open(self.folder / first), self.machine)
+        return mirror_of(scene_of(scene).solid(MIRROR_CELLS), part_of(self.recipe, PhotoRegistration).symmetry)
 
     def _pseudo(self, place: Path) -> dict[str, Any]:
         """What the full DreamBooth makes of the first scene."""
@@ -307,19 +317,24 @@ def prior_of(scene: Path) -> Path:
     return [place for place in learned if place.is_dir()][-1]
 
 
-def scene_recipe(recipe: Recipe, views: PseudoViews | None = None) -> Recipe:
-    """The part of `recipe` that optimizes a scene, alone or with the reconstruction of `views`."""
+def scene_recipe(recipe: Recipe, views: PseudoViews | None = None, mirror: str | None = None) -> Recipe:
+    """The part of `recipe` that optimizes a scene, alone or with the reconstruction of `views`.
+
+    Where these are photos, the scene is its own mirror image along `mirror`.
+    """
     left_out = (Dreambooth,) if views else (Dreambooth, Reconstruction)
     kept = [part for part in recipe.components if not isinstance(part, left_out)]
     alone = recipe.model_copy(update={"components": kept})
     # Whole pictures are pseudo views, whose cameras are known.
-    return alone if views is None or views.alphas is None else _held_to_photos(alone, len(views.places))
+    return alone if views is None or views.alphas is None else _held_to_photos(alone, len(views.places), mirror)
 
 
-def _held_to_photos(recipe: Recipe, photos: int) -> Recipe:
+def _held_to_photos(recipe: Recipe, photos: int, mirror: str | None = None) -> Recipe:
     """`recipe` as `photo_registration` changes it for the second scene."""
     registration = part_of(recipe, PhotoRegistration)
     changes = registration.components | {registration.name: {"photos": photos}}
+    if mirror:
+        changes["nerf"] = {"mirror": mirror} | changes.get("nerf", {})
     return recipes.parse(recipe.dump(), "the second scene", {"components": changes})
 
 

@@ -16,44 +16,69 @@ PLANES = ((0, 1), (0, 2), (1, 2))
 LINES = (2, 1, 0)
 SHARPNESS, GAIN = 20.0, 4.0
 
+# Along which axis a shape may be its own mirror image, the likeliest first: x, left and right; z, front and back.
+MIRRORS = {"x": 0, "z": 2}
+
 
 class SceneField(nn.Module):
     """Density and colour in the cube from -1 to 1.
 
     Args:
         resolution: cells a side of the planes and lines.
-        channels: products that each plane gives.
+        channels: products that each plane gives for density.
+        appearance: further ones for colour, so that its patterns leave no dents; 0: it reads those of density.
         hidden: width of the small network that reads them.
         blob: density added in the middle before anything is learned, as in Magic3D; falls to 0 at radius 0.5 and
             further below outside.
+        mirror: one of `MIRRORS`, along which the shape is its own mirror image; colours are free.
     """
 
-    def __init__(self, resolution: int = 64, channels: int = 8, hidden: int = 32, blob: float = 5.0) -> None:
+    def __init__(
+        self,
+        resolution: int = 64,
+        channels: int = 8,
+        appearance: int = 0,
+        hidden: int = 32,
+        blob: float = 5.0,
+        mirror: str | None = None,
+    ) -> None:
         super().__init__()
-        self.blob = blob
-        self.planes = nn.Parameter(0.1 * torch.randn(3, channels, resolution, resolution))
-        self.lines = nn.Parameter(0.1 * torch.randn(3, channels, resolution, 1) + 0.5)
+        self.blob, self.mirror = blob, mirror
+        self._shape = slice(0, channels)
+        self._look = slice(channels, None) if appearance else self._shape
+        every = channels + appearance
+        self.planes = nn.Parameter(0.1 * torch.randn(3, every, resolution, resolution))
+        self.lines = nn.Parameter(0.1 * torch.randn(3, every, resolution, 1) + 0.5)
         self.density = nn.Linear(3 * channels, 1)
-        self.colour = nn.Sequential(nn.Linear(3 * channels, hidden), nn.ReLU(), nn.Linear(hidden, 3))
+        self.colour = nn.Sequential(nn.Linear(3 * (appearance or channels), hidden), nn.ReLU(), nn.Linear(hidden, 3))
         nn.init.zeros_(self.density.bias)
-
-    def features(self, points: Float[Tensor, "n 3"]) -> Float[Tensor, "n f"]:
-        """Products of planes and lines at `points`."""
-        flat = torch.stack([points[:, axes] for axes in PLANES])[:, None]
-        along = torch.stack([points[:, axis] for axis in LINES])
-        along = torch.stack([torch.zeros_like(along), along], dim=-1)[:, None]
-        planes = functional.grid_sample(self.planes, flat, align_corners=True)
-        lines = functional.grid_sample(self.lines, along, align_corners=True)
-        return (planes * lines).flatten(0, 2).T
 
     def densities(self, points: Float[Tensor, "n 3"]) -> Float[Tensor, " n"]:
         """Density per half side of the cube, at least 0."""
-        return self._density(self.features(points), points)
+        return self._density(self._features(self._folded(points), self._shape), points)
 
     def forward(self, points: Float[Tensor, "n 3"]) -> tuple[Float[Tensor, " n"], Float[Tensor, "n 3"]]:
         """Density and colour in [0, 1] at `points`."""
-        features = self.features(points)
-        return self._density(features, points), torch.sigmoid(self.colour(features))
+        shape = self._features(self._folded(points), self._shape)
+        is_shared = self._look is self._shape and not self.mirror
+        look = shape if is_shared else self._features(points, self._look)
+        return self._density(shape, points), torch.sigmoid(self.colour(look))
+
+    def _folded(self, points: Tensor) -> Tensor:
+        """Points on the side that the shape is learned on."""
+        if not self.mirror:
+            return points
+        is_folded = torch.arange(3, device=points.device) == MIRRORS[self.mirror]
+        return torch.where(is_folded, points.abs(), points)
+
+    def _features(self, points: Tensor, channels: slice) -> Tensor:
+        """Products of planes and lines at `points`, (n, features)."""
+        flat = torch.stack([points[:, axes] for axes in PLANES])[:, None]
+        along = torch.stack([points[:, axis] for axis in LINES])
+        along = torch.stack([torch.zeros_like(along), along], dim=-1)[:, None]
+        planes = functional.grid_sample(self.planes[:, channels], flat, align_corners=True)
+        lines = functional.grid_sample(self.lines[:, channels], along, align_corners=True)
+        return (planes * lines).flatten(0, 2).T
 
     def _density(self, features: Tensor, points: Tensor) -> Tensor:
         blob = self.blob * (1 - points.norm(dim=-1) / 0.5)

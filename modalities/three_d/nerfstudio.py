@@ -88,8 +88,13 @@ class SubjectModelConfig(ModelConfig):
     resolution: int = 64
     """Cells a side of the encoding's planes."""
     channels: int = 8
+    """Products of each plane and its line."""
+    appearance: int = 0
+    """Further ones for colour alone."""
     blob: float = 5.0
     """Density in the middle before anything is learned."""
+    mirror: str | None = None
+    """Along which axis its shape is its own mirror image."""
     samples: int = 96
     """Points on a ray."""
     smoothness: float = 0.01
@@ -105,7 +110,8 @@ class SubjectModel(Model):
         """Make the field, the background of each picture, and nerfstudio's sampler and renderers."""
         super().populate_modules()
         config = self.config
-        self.field = SubjectField(SceneField(config.resolution, config.channels, blob=config.blob))
+        size = {name: getattr(config, name) for name in ("resolution", "channels", "appearance", "blob", "mirror")}
+        self.field = SubjectField(SceneField(**size))
         self.surroundings = PlaceMaps(self.num_train_data)
         self.collider = AABBBoxCollider(self.scene_box, near_plane=1e-3)
         self.sampler = UniformSampler(num_samples=config.samples, single_jitter=True)
@@ -299,8 +305,7 @@ def write_run(scene: Studio, views: PseudoViews, folder: Path, *, steps: int) ->
     home, nerf = folder.resolve() / EXPERIMENT, part_of(scene, Nerf)
     _make_room(home)
     views.write(home / "data")
-    size = {"resolution": nerf.resolution, "channels": nerf.channels, "blob": nerf.blob}
-    config = trainer_config(SubjectModelConfig(**size, samples=FINE), home / "data")
+    config = trainer_config(SubjectModelConfig(**nerf.size, samples=FINE), home / "data")
     config.output_dir, config.experiment_name, config.timestamp = folder.resolve(), EXPERIMENT, STAMP
     model = model_of(config.pipeline.model, nerf.field, len(views.places))
     state = {f"_model.{name}": value.cpu() for name, value in model.state_dict().items()}

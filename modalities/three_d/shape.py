@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from modalities.core.errors import RunFailed
 from modalities.three_d.cameras import turntable
-from modalities.three_d.field import SceneField
+from modalities.three_d.field import MIRRORS, SceneField
 from modalities.three_d.mesh import Mesh, isosurface
 from modalities.three_d.renderer import render
 
@@ -75,6 +75,11 @@ def level_of(field: SceneField) -> Level:
     scores = {level: _overlap(highest > level, opaque) for level in LEVELS}
     best = max(scores, key=lambda level: scores[level])
     return Level(best, scores[best])
+
+
+def mirror_of(solid: Bool[Tensor, "n n n"], least: float) -> str | None:
+    """The first of `MIRRORS` along which a solid and its mirror image overlap by at least `least` (IoU)."""
+    return next((name for name, axis in MIRRORS.items() if _overlap(solid, solid.flip(axis)) >= least), None)
 
 
 def _highest_on_rays(field: SceneField, views) -> Tensor:

@@ -22,10 +22,12 @@ from modalities.core.studio import Studio
 from modalities.mini.world import Camera, Scene, Subject, render
 from modalities.three_d import registration
 from modalities.three_d.cameras import Views, gap
+from modalities.three_d.components.nerf import Nerf
 from modalities.three_d.components.orbit import Orbit
 from modalities.three_d.components.photo_registration import PhotoRegistration
 from modalities.three_d.components.view_prompts import ViewPrompts
 from modalities.three_d.part import Scene as ScenePart
+from modalities.three_d.part import part_of
 from modalities.three_d.pseudo_views import PseudoViews
 from modalities.three_d.registration import Cutout, Framing, register, view_odds
 from modalities.three_d.renderer import Rendering
@@ -187,9 +189,14 @@ def test_two_more_stages_hold_a_scene_to_its_photos(
     assert learned.shape == (len(paths), 5)
     assert learned.abs().amax() > 1e-3, "cameras learn with the scene"
     assert "photo_registration.corrections" not in Artifact(out / "02_scene").weights()
-    elevations = [_orbit(Artifact(out / name)).elevation for name in ("02_scene", "04_scene")]
+    elevations = [part_of(Artifact(out / name).recipe(), Orbit).elevation for name in ("02_scene", "04_scene")]
     assert elevations[1] == (7, 8) != elevations[0]
     assert open_scene(Artifact.open(out / "04_scene"), machine).components
+    # A scene of a few steps is a ball.
+    mirrors = [part_of(Artifact(out / name).recipe(), Nerf).mirror for name in ("02_scene", "04_scene")]
+    told = json.loads((out / "04_scene" / "done.json").read_text())["scores"]
+    assert mirrors == [None, told["mirror"]]
+    assert told["mirror"] in ("x", "z")
 
     weights = (out / "04_scene" / "weights.safetensors").read_bytes()
     shutil.rmtree(out / "04_scene")
@@ -200,7 +207,3 @@ def test_two_more_stages_hold_a_scene_to_its_photos(
     assert "04_scene: was made from something else" in told.message
     shutil.rmtree(out / "04_scene")
     assert pcs(*words, "--resume").code == 0, "a photo that was found wrong may be left out"
-
-
-def _orbit(run: Artifact) -> Orbit:
-    return next(part for part in run.recipe().components if isinstance(part, Orbit))

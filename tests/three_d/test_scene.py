@@ -128,6 +128,52 @@ def test_cameras_stand_where_the_mini_world_puts_them() -> None:
     assert rays.directions[0, 2, 1] > rays.directions[0, 22, 1], "the first row is the upper one"
 
 
+@pytest.mark.parametrize(("mirror", "axis"), [("x", 0), ("z", 2)])
+@pytest.mark.parametrize("appearance", [0, 3])
+def test_a_symmetric_shape_is_its_own_mirror_image_and_its_colours_are_not(
+    mirror: str, axis: int, appearance: int
+) -> None:
+    torch.manual_seed(0)
+    field = SceneField(8, blob=2.0, mirror=mirror, appearance=appearance)
+    points = torch.rand(50, 3) * 2 - 1
+    with torch.no_grad():
+        density, colour = field(points)
+        for other in range(3):
+            turned = points.clone()
+            turned[:, other] *= -1
+            found = field(turned)
+            assert torch.equal(density, found[0]) == (other == axis)
+            assert not torch.allclose(colour, found[1])
+        assert torch.equal(field.densities(points), density)
+        free = SceneField(8, blob=2.0, appearance=appearance)
+        free.load_state_dict(field.state_dict())
+        right = points[points[:, axis] > 0]
+        assert torch.equal(free.densities(right), field.densities(right)), "what was learned is one half of it"
+
+
+def test_patterns_of_colour_can_leave_the_shape_alone() -> None:
+    torch.manual_seed(0)
+    field, points = SceneField(8, channels=4, appearance=3, blob=2.0), torch.rand(50, 3) * 2 - 1
+    density, colour = field(points)
+    of_density, of_colour = (
+        torch.autograd.grad(value.sum(), field.planes, retain_graph=True)[0].abs().amax((0, 2, 3)) > 0
+        for value in (density, colour)
+    )
+    assert of_density.tolist() == [True] * 4 + [False] * 3
+    assert of_colour.tolist() == [False] * 4 + [True] * 3
+
+
+def test_the_plane_of_symmetry_is_found() -> None:
+    place = shape.grid_points(24)
+    half = torch.tensor([0.5, 0.6, 0.9])
+    box = ((place - torch.tensor([0.0, 0.1, 0.0])).abs() < half).all(1).view(24, 24, 24)
+    assert shape.mirror_of(box, 0.8) == "x", "left and right are asked for first"
+    moved = ((place - torch.tensor([0.2, 0.1, 0.0])).abs() < half).all(1).view(24, 24, 24)
+    assert shape.mirror_of(moved, 0.8) == "z"
+    skew = (place[:, 0] - place[:, 2]).abs() < 0.3
+    assert shape.mirror_of(skew.view(24, 24, 24), 0.8) is None
+
+
 def test_empty_cells_are_passed_over_without_a_difference() -> None:
     torch.manual_seed(0)
     field = SceneField(8)

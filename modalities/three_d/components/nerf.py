@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, PrivateAttr
 
@@ -31,8 +31,13 @@ class Nerf(Scene):
     resolution: Positive = 64
     """Cells a side of the encoding's planes."""
     channels: Positive = 8
+    """Products of each plane and its line."""
+    appearance: Annotated[int, Field(ge=0)] = 0
+    """Further ones for colour alone, as in TensoRF, so that its patterns leave no dents; 0: none."""
     blob: float = 5.0
     """Density in the middle before anything is learned."""
+    mirror: Literal["x", "z"] | None = None
+    """"x": the shape's left and right are mirror images of one another; "z": front and back are. Colours are free."""
     samples: Positive = 48
     """Points on a ray."""
     sides: Annotated[list[Positive], Field(min_length=1)] = [64]
@@ -45,10 +50,15 @@ class Nerf(Scene):
 
         super().prepare(studio)
         device = studio.backbone.device
-        self._field = SceneField(self.resolution, self.channels, blob=self.blob).to(device)
+        self._field = SceneField(**self.size).to(device)
 
     def parameters(self) -> dict[str, Parameter]:
         return dict(self._field.named_parameters())
+
+    @property
+    def size(self) -> dict[str, Any]:
+        """What the scene's field is made with."""
+        return self.model_dump(include={"resolution", "channels", "appearance", "blob", "mirror"})
 
     @property
     def field(self) -> SceneField:

@@ -30,6 +30,8 @@ class PhotoRegistration(Component):
     """Adds a stage that finds from where each photo was taken, and another scene that also looks like the photos.
 
     See `registration.register` for how they are found. `reconstruction` says how much the photos weigh.
+    Things made or grown are mostly symmetric, and shapes that are held to be so need fewer views (Wu et al., CVPR 2020,
+    https://arxiv.org/abs/1911.11130).
     """
 
     masks: MaskSource = None
@@ -37,6 +39,9 @@ class PhotoRegistration(Component):
     as_far: bool = False
     """Whether photos are on average taken from the mean distance of `orbit`, which tells how large the subject is; else
     it becomes as large as in the first scene."""
+    symmetry: Annotated[float, Field(ge=0, le=1)] = 0.8
+    """The second scene's shape is its own mirror image, left and right or else front and back, where the first's is
+    nearly so: it and its mirror image overlap by at least this share. Every photo then tells of two sides. 1: never."""
     components: dict[str, dict[str, Any]] = {}
     """Settings of other components, by name, that the second scene has in place of the first's."""
     photos: Annotated[int, Field(ge=0)] = 0
