@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 import torch
 
+from modalities.core import recipe
 from modalities.three_d import extra, session
 from modalities.three_d.components.nerf import Nerf
 from modalities.three_d.outputs import around, pictures, rendered_views
@@ -75,9 +76,10 @@ def test_without_nerfstudio_one_line_says_how_to_get_it(pcs: Any, tmp_path: Path
 
 @pytest.fixture(scope="module")
 def run(base: Path, encoders: tuple[str, str], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A finished small scene."""
+    """A finished small scene, of a symmetric shape whose colours have factors of their own."""
     folder = tmp_path_factory.mktemp("nerfstudio") / "out"
-    session.optimize(scene(base), DOG, folder, driver.machine(encoders, folder.parent / "cache"), pseudo=pseudo())
+    chosen = recipe.parse(scene(base).dump(), "test", {"components": {"nerf": {"mirror": "x", "appearance": 3}}})
+    session.optimize(chosen, DOG, folder, driver.machine(encoders, folder.parent / "cache"), pseudo=pseudo())
     return folder
 
 
