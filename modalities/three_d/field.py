@@ -43,9 +43,10 @@ class SceneField(nn.Module):
         mirror: str | None = None,
     ) -> None:
         super().__init__()
-        self.blob, self.mirror = blob, mirror
-        self._shape = slice(0, channels)
-        self._look = slice(channels, None) if appearance else self._shape
+        self.blob = blob
+        # Part of the state, so that a scene can be taken over by one that was made otherwise.
+        self.is_mirrored: Tensor
+        self.register_buffer("is_mirrored", torch.tensor([mirror == axis for axis in "xyz"]))
         every = channels + appearance
         self.planes = nn.Parameter(0.1 * torch.randn(3, every, resolution, resolution))
         self.lines = nn.Parameter(0.1 * torch.randn(3, every, resolution, 1) + 0.5)
@@ -55,21 +56,28 @@ class SceneField(nn.Module):
 
     def densities(self, points: Float[Tensor, "n 3"]) -> Float[Tensor, " n"]:
         """Density per half side of the cube, at least 0."""
-        return self._density(self._features(self._folded(points), self._shape), points)
+        return self._density(self._features(self._folded(points), self._of_shape), points)
 
     def forward(self, points: Float[Tensor, "n 3"]) -> tuple[Float[Tensor, " n"], Float[Tensor, "n 3"]]:
         """Density and colour in [0, 1] at `points`."""
-        shape = self._features(self._folded(points), self._shape)
-        is_shared = self._look is self._shape and not self.mirror
-        look = shape if is_shared else self._features(points, self._look)
+        folded = self._folded(points)
+        shape = self._features(folded, self._of_shape)
+        is_shared = folded is points and self._of_look == self._of_shape
+        look = shape if is_shared else self._features(points, self._of_look)
         return self._density(shape, points), torch.sigmoid(self.colour(look))
+
+    @property
+    def _of_shape(self) -> slice:
+        return slice(0, self.density.weight.shape[1] // 3)
+
+    @property
+    def _of_look(self) -> slice:
+        own = self.colour[0].weight.shape[1] // 3
+        return slice(self.planes.shape[1] - own, self.planes.shape[1])
 
     def _folded(self, points: Tensor) -> Tensor:
         """Points on the side that the shape is learned on."""
-        if not self.mirror:
-            return points
-        is_folded = torch.arange(3, device=points.device) == MIRRORS[self.mirror]
-        return torch.where(is_folded, points.abs(), points)
+        return torch.where(self.is_mirrored, points.abs(), points) if self.is_mirrored.any() else points
 
     def _features(self, points: Tensor, channels: slice) -> Tensor:
         """Products of planes and lines at `points`, (n, features)."""

@@ -175,7 +175,9 @@ def test_a_scene_of_another_size_on_another_dataset_is_taken(config: Path, opene
     learned = list(pipeline.parameters())
     saved = torch.load(next((config.parent / "nerfstudio_models").iterdir()), weights_only=True)
     pipeline.load_pipeline(saved["pipeline"], 8)
-    assert torch.equal(pipeline.model.field.scene.planes, part_of(opened, Nerf).field.planes)
+    taken = pipeline.model.field.scene
+    assert torch.equal(taken.planes, part_of(opened, Nerf).field.planes)
+    assert taken.is_mirrored.tolist() == [True, False, False]
     assert len(pipeline.model.surroundings.maps) == 2
     assert all(one is other for one, other in zip(learned, pipeline.parameters(), strict=True)), "for the optimizer"
     assert pipeline.get_train_loss_dict(8)[1]["rgb_loss"] > 0
