@@ -266,27 +266,34 @@ def evaluate(
     photos: Annotated[
         Path | None, typer.Option("--photos", help="Photos to compare with; those that the run learned, if not given.")
     ] = None,
+    other: Annotated[
+        Path | None, typer.Option("--other", help="Photos of another such subject: the floor of likeness.")
+    ] = None,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Measure a finished scene: likeness by azimuth, its word, one face or two, and the mini world's true shape.
+    """Measure a finished scene: likeness by azimuth, its word, one face or two, and the mini world's truth.
 
-    The true shape is the file subject.npz that `pcs world subject --solid` writes beside photos/.
+    The true shape is the file subject.npz that `pcs world subject --solid` writes beside photos/, and views/ there
+    holds true pictures from elsewhere.
 
     Example: pcs 3d eval runs/rex-3d
     """
     console.setup(json=json, quiet=quiet)
+    from modalities.core.concept import Concept
     from modalities.three_d.evaluate import evaluate as measure
     from pcs_cli import settings
 
     scene = _opened(run)
     compared, truth = _photos_of(run, photos)
-    scores = measure(scene, compared, settings.load(offline=True).machine().encoders(), truth)
+    others = [photo.open() for photo in Concept.from_folder(other, noun="other").photos] if other else []
+    scores = measure(scene, compared, settings.load(offline=True).machine().encoders(), truth, others)
     rows = [[f"likeness, {name}", f"{value:.3f}"] for name, value in scores.likeness.items()]
     rows += [
         [name, "-" if value is None else f"{value:.3f}"]
         for name, value in (
             ("photos among themselves", scores.ceiling),
+            ("photos to the other's", scores.floor),
             (f"word found among {scores.among}", scores.precision),
             ("view words right", scores.view_words),
             ("neighbouring views alike", scores.neighbour),
@@ -294,6 +301,7 @@ def evaluate(
             ("IoU with the truth", scores.iou),
             ("Chamfer to the truth", scores.chamfer),
             ("outlines like the truth's", scores.outlines),
+            ("PSNR of true views, dB", scores.psnr),
         )
     ]
     console.result_table(["score", "value"], rows, scores.told())

@@ -37,7 +37,10 @@ def subject(
     size: Size = 128,
     held_out: HeldOut = True,
     solid: Annotated[
-        bool, typer.Option("--solid", help="Also write subject.ply, a coloured mesh, and subject.npz, its SDF.")
+        bool,
+        typer.Option(
+            "--solid", help="Also write subject.ply, a coloured mesh, subject.npz, its SDF, and views/, other pictures."
+        ),
     ] = False,
     json: Json = False,
     quiet: Quiet = False,
@@ -60,10 +63,13 @@ def subject(
     )
     if solid:
         from modalities.mini import solid as solids
+        from modalities.three_d.evaluate import true_views
 
         solids.write_ply(solids.mesh_of(one), folder / "subject.ply")
         solids.write_field(solids.field_of(one), folder / "subject.npz")
-        result |= {"mesh": str(folder / "subject.ply"), "field": str(folder / "subject.npz")}
+        true_views(one).write(folder / "views")
+        truths = {"mesh": "subject.ply", "field": "subject.npz", "views": "views"}
+        result |= {name: str(folder / path) for name, path in truths.items()}
         lines.append(f"mesh    {folder / 'subject.ply'}")
     console.result(
         result,

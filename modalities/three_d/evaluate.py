@@ -1,6 +1,7 @@
 """How good a scene is: likeness by azimuth, whether it has one face, and, where the true shape is known, its shape.
 
-The true shape is read from `subject.npz`, a signed distance field as `pcs world subject --solid` writes it.
+The true shape is read from `subject.npz`, a signed distance field, and true pictures from `views/`, a dataset, as
+`pcs world subject --solid` writes them.
 """
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -22,15 +23,21 @@ from modalities.core.concept import Concept
 from modalities.core.encoders import ImageEncoder, TextImageEncoder
 from modalities.core.errors import PcsError
 from modalities.core.studio import Studio
-from modalities.three_d.cameras import Views, gap
+from modalities.three_d.cameras import Views, gap, turntable
 from modalities.three_d.components.view_prompts import SECTORS, ViewPrompts
 from modalities.three_d.mesh import Mesh, isosurface
 from modalities.three_d.outputs import around, pictures
 from modalities.three_d.part import part_of, scene_of
+from modalities.three_d.pseudo_views import PseudoViews
 from modalities.three_d.raster import rasterize
 from modalities.three_d.shape import grid_points
 
+if TYPE_CHECKING:
+    from modalities.mini.world import Subject
+
 VIEWS, CELLS, MESH_CELLS, POINTS, SIDE = 24, 64, 96, 4000, 96
+# True pictures that no run has seen.
+HELD_OUT, HELD_OUT_SIDE = 12, 64
 # What else the subject might be called: the fifteen classes of the mini world, everyday words for any encoder.
 OTHER_NOUNS = (
     "mug", "teapot", "car", "robot", "chair", "house", "duck", "snowman", "bear", "lamp", "backpack", "dog", "cat",
@@ -45,6 +52,7 @@ class SceneScores:
     Attributes:
         likeness: cosine of every render to its most similar photo, mean by sector (front, side, back) and over all.
         ceiling: the same of every photo to the most similar other one.
+        floor: the same of every photo to the most similar one of another subject.
         view_words: share of the renders near front, side and back for which the text-image encoder names that view.
         precision: CLIP R-precision (Park et al., NeurIPS 2021): share of the renders for which the text-image encoder
             finds the prompt with the subject's class among the same prompt with each of the `OTHER_NOUNS`.
@@ -54,10 +62,12 @@ class SceneScores:
         iou, chamfer: against the true shape: overlap of volumes, and the mean distance of both surfaces to each other
             in half sides of the cube; as it stands, neither turned nor scaled.
         outlines: overlap of both outlines, mean over the turntable; also tells something of hollow subjects.
+        psnr: of renders over white against true pictures from cameras of which no photo was taken, mean in dB.
     """
 
     likeness: dict[str, float]
     ceiling: float | None
+    floor: float | None
     view_words: float
     precision: float
     among: int
@@ -66,6 +76,7 @@ class SceneScores:
     iou: float | None
     chamfer: float | None
     outlines: float | None
+    psnr: float | None
 
     def told(self) -> dict[str, Any]:
         """All of it as plain values."""
@@ -77,6 +88,7 @@ def evaluate(
     photos: Sequence[Image.Image],
     encoders: tuple[ImageEncoder, TextImageEncoder],
     truth: Path | None = None,
+    others: Sequence[Image.Image] = (),
 ) -> SceneScores:
     """Measure a scene.
 
@@ -84,7 +96,8 @@ def evaluate(
         scene: opened by `open_scene`.
         photos: of the subject; may be empty.
         encoders: for likeness, and for words.
-        truth: `subject.npz`, if the true shape is known.
+        truth: `subject.npz`, if the true shape is known; true pictures may lie in `views/` beside it.
+        others: photos of another subject.
 
     Raises:
         RunFailed: the scene is empty.
@@ -97,10 +110,12 @@ def evaluate(
     turned = [(subject * subject.roll(shift, 0)).sum(1).mean() for shift in (VIEWS // 2, 1)]
     iou, chamfer, outlines = (None, None, None) if truth is None else _against(truth, scene, views)
     likeness, ceiling = _likeness(subject, encoders[0], photos, azimuths)
+    held_out = None if truth is None else truth.parent / "views"
     described, prompts = encoders[1](drawn), prompts_for(scene)
     return SceneScores(
         likeness=likeness,
         ceiling=ceiling,
+        floor=_nearest(encoders[0], photos, others),
         view_words=_named_right(scene, encoders[1], described, azimuths),
         precision=float(((described @ encoders[1].text(prompts).T).argmax(1) == 0).float().mean()),
         among=len(prompts),
@@ -109,7 +124,33 @@ def evaluate(
         iou=iou,
         chamfer=chamfer,
         outlines=outlines,
+        psnr=held_out_psnr(scene, PseudoViews.read(held_out)) if held_out and held_out.is_dir() else None,
     )
+
+
+def true_views(subject: Subject) -> PseudoViews:
+    """What a subject of the mini world truly looks like from all around, cut out."""
+    from modalities.mini.world import Camera, Scene, render
+
+    views = turntable(HELD_OUT, elevation=20.0)
+    columns = zip(views.azimuth.tolist(), views.elevation.tolist(), views.distance.tolist(), strict=True)
+    drawn = [render(Scene(subject, "blue studio", Camera(*one)), HELD_OUT_SIDE) for one in columns]
+    seen, masks = (torch.from_numpy(np.stack([getattr(one, part) for one in drawn])) for part in ("image", "mask"))
+    return PseudoViews(seen.permute(0, 3, 1, 2) / 255, views, (0,) * HELD_OUT, masks[:, None] / 255)
+
+
+def held_out_psnr(scene: Studio, true: PseudoViews) -> float:
+    """Peak signal-to-noise ratio of a scene over white against cut-out pictures, mean over these, in dB."""
+    assert true.alphas is not None
+    wanted = true.pictures * true.alphas + 1 - true.alphas
+    seen = scene_of(scene).portray(true.views, wanted.shape[-1])
+    return float((-10 * (seen - wanted).square().mean((1, 2, 3)).clamp(min=1e-10).log10()).mean())
+
+
+def _nearest(encoder: ImageEncoder, photos: Sequence[Image.Image], others: Sequence[Image.Image]) -> float | None:
+    if not photos or not others:
+        return None
+    return float((encoder(list(photos)) @ encoder(list(others)).T).amax(1).mean())
 
 
 def _likeness(

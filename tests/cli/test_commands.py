@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from modalities.three_d.pseudo_views import PseudoViews
 from pcs_cli.console import Lines
 from tests import tiny
 from tests.conftest import Typed
@@ -409,6 +410,7 @@ def test_world_subject_as_a_solid(pcs: Pcs) -> None:
     field = np.load("mug/subject.npz")
     assert field["values"].min() < 0 < field["values"].max()
     assert (field["low"] < field["high"]).all()
+    assert len(PseudoViews.read(Path("mug/views")).pictures) == 12
 
 
 def test_world_render_varied_tells_of_everything_in_the_picture(pcs: Pcs) -> None:

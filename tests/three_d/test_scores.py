@@ -16,7 +16,10 @@ from modalities.core.errors import PcsError
 from modalities.mini import solid
 from modalities.mini.world import Subject
 from modalities.three_d.cameras import turntable
-from modalities.three_d.evaluate import TrueShape, outlines_overlap, prompts_for
+from modalities.three_d.evaluate import TrueShape, held_out_psnr, outlines_overlap, prompts_for, true_views
+from modalities.three_d.part import Scene
+from modalities.three_d.pseudo_views import PseudoViews
+from modalities.three_d.raster import rasterize
 from modalities.three_d.shape import grid_points
 
 
@@ -51,6 +54,37 @@ def test_outlines_overlap_as_far_as_shapes_do(truth: Path) -> None:
     assert outlines_overlap(mesh, mesh, turntable(4)) == 1
     wider = replace(mesh, vertices=mesh.vertices * np.float32(1.25))
     assert outlines_overlap(mesh, wider, turntable(4)) == pytest.approx(1 / 1.25**2, abs=0.06)
+
+
+def test_true_views_are_of_the_true_shape_from_their_cameras(truth: Path) -> None:
+    views, mesh = true_views(Subject.random(3, "duck", held_out=True)), TrueShape.read(truth).mesh()
+    assert views.alphas is not None
+    faces, side = torch.from_numpy(mesh.faces).long(), views.pictures.shape[-1]
+    flat = views.views.project(torch.from_numpy(mesh.vertices), side)
+    covered = torch.stack([rasterize(one[faces], side).face >= 0 for one in flat])
+    seen = views.alphas[:, 0] > 0.5
+    own, turned = ((covered & other).sum((1, 2)) / (covered | other).sum((1, 2)) for other in (seen, seen.roll(3, 0)))
+    assert own.min() > 0.9
+    assert turned.max() < 0.9, "from a quarter further it looks otherwise"
+
+
+class Known(Scene):
+    """A scene that is drawn as some pictures, in part darker."""
+
+    def __init__(self, drawn: torch.Tensor) -> None:
+        super().__init__()
+        self._drawn = drawn
+
+    def portray(self, views: Any, side: int, background: Any = None) -> torch.Tensor:
+        return self._drawn
+
+
+def test_psnr_is_of_the_squared_error_of_each_view() -> None:
+    pictures, alphas = torch.rand(2, 3, 8, 8), (torch.rand(2, 1, 8, 8) > 0.5).float()
+    true = PseudoViews(pictures, turntable(2), (0, 0), alphas)
+    seen = pictures * alphas + (1 - alphas) + torch.tensor([0.1, 0.01])[:, None, None, None]
+    scene: Any = SimpleNamespace(components=[Known(seen)])
+    assert held_out_psnr(scene, true) == pytest.approx((20 + 40) / 2, abs=0.01)
 
 
 def test_prompts_name_other_things_in_the_place_of_the_subject() -> None:
