@@ -45,6 +45,7 @@ LOOKS = 6
 SHAPE = "<shape>"
 # Cells a side by which a scene is compared with its mirror image.
 MIRROR_CELLS = 48
+ALIKE = {"x": "left and right", "z": "front and back"}
 # The stages that `photo_registration` adds, and what finding a camera costs beside drawing a picture.
 REGISTERING = ("registered", "scene")
 IMAGES_PER_PHOTO = 4
@@ -178,6 +179,8 @@ class DreamBooth3D:
         def work(place: Path) -> dict[str, Any]:
             views = self._views(pseudo) if pseudo else None
             mirror = self._mirror(first) if first else None
+            if mirror:
+                self.progress.note(f"its shape is held symmetric: {ALIKE[mirror]} are alike")
             run = optimize(
                 scene_recipe(self.recipe, views, mirror),
                 self._words(with_shape=prior != STAGES[0]),
@@ -320,7 +323,7 @@ def prior_of(scene: Path) -> Path:
 def scene_recipe(recipe: Recipe, views: PseudoViews | None = None, mirror: str | None = None) -> Recipe:
     """The part of `recipe` that optimizes a scene, alone or with the reconstruction of `views`.
 
-    Where these are photos, the scene is its own mirror image along `mirror`.
+    Where these are photos, the shape is its own mirror image along `mirror`.
     """
     left_out = (Dreambooth,) if views else (Dreambooth, Reconstruction)
     kept = [part for part in recipe.components if not isinstance(part, left_out)]

@@ -197,6 +197,7 @@ def test_two_more_stages_hold_a_scene_to_its_photos(
     told = json.loads((out / "04_scene" / "done.json").read_text())["scores"]
     assert mirrors == [None, told["mirror"]]
     assert told["mirror"] in ("x", "z")
+    assert "its shape is held symmetric" in made.err
 
     weights = (out / "04_scene" / "weights.safetensors").read_bytes()
     shutil.rmtree(out / "04_scene")
