@@ -146,9 +146,10 @@ def test_a_symmetric_shape_is_its_own_mirror_image_and_its_colours_are_not(
             assert not torch.allclose(colour, found[1])
         assert torch.equal(field.densities(points), density)
         free = SceneField(8, blob=2.0, appearance=appearance)
-        free.load_state_dict(field.state_dict())
+        free.load_state_dict(field.state_dict() | {"is_mirrored": free.is_mirrored})
         right = points[points[:, axis] > 0]
         assert torch.equal(free.densities(right), field.densities(right)), "what was learned is one half of it"
+        assert not torch.equal(free.densities(points), density)
 
 
 def test_patterns_of_colour_can_leave_the_shape_alone() -> None:
