@@ -42,7 +42,7 @@ def clip_of_studio(
     backbone = studio.backbone
     assert isinstance(backbone, VideoBackbone)
     start = _start(studio, seed, index, inverted).to(backbone.device)
-    leaders = [part for part in studio.components if isinstance(part, MotionGuidance) and part.scale]
+    leaders = [part for part in studio.components if isinstance(part, MotionGuidance) and part.leads]
     apart = MOTION if leaders else None
     with studio.sampling(), folded(backbone.modules().values(), apart=apart) as without:
         backbone.forget_text()

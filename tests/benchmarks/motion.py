@@ -136,10 +136,10 @@ def _draw(folder: Path, motion: str, arm: str, subjects: int, steps: int | None)
         save_clip(torch.from_numpy(render_clip(clip, 128)).permute(0, 3, 1, 2) / 255, source, 8)
     studio = _learned(source, clip, ARMS[arm], steps, Cache(folder / "cache"))
     guidance = next(part for part in studio.components if isinstance(part, MotionGuidance))
-    scale = guidance.scale
+    led = guidance.scale, guidance.common
     for (index, guided), path in missing.items():
         prompt = without_motion(asked_for(motion, index))
-        guidance.scale = scale if GUIDED[guided] else 0.0
+        guidance.scale, guidance.common = led if GUIDED[guided] else (0.0, 1.0)
         made = clip_of_studio(studio, prompt, seed=0, index=index)
         path.parent.mkdir(parents=True, exist_ok=True)
         np.savez_compressed(path, clip=(made * 255).round().byte().numpy(), prompt=prompt)

@@ -345,35 +345,45 @@ def test_an_image_base_is_not_inflated_twice(atelier: Atelier) -> None:
 # -- led by the motion ---------------------------------------------------------------------------------------
 
 
-def _led(run: Artifact, atelier: Atelier, scale: float, **motion: float) -> Studio:
-    return run.studio(
-        atelier.machine, changes={"components": {"motion_guidance": {"scale": scale}, "motion_lora": motion}}
-    )
+def _led(run: Artifact, atelier: Atelier, scale: float, common: float, **motion: float) -> Studio:
+    guidance = {"scale": scale, "common": common}
+    return run.studio(atelier.machine, changes={"components": {"motion_guidance": guidance, "motion_lora": motion}})
 
 
-def test_guidance_adds_what_the_motion_changes_from_frame_to_frame(atelier: Atelier) -> None:
+def test_guidance_takes_back_what_is_common_and_brings_out_what_differs(atelier: Atelier) -> None:
     run = atelier.run(motion_only=True)
     noisy = torch.randn(1, 4, 4, 8, 8, generator=torch.Generator().manual_seed(0))
 
-    def added(scale: float, time: int = 500, **motion: float) -> torch.Tensor:
+    def moves_and_added(
+        scale: float, common: float, time: int = 500, **motion: float
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         t = torch.tensor([time])
-        studio = _led(run, atelier, scale, **motion)
+        studio = _led(run, atelier, scale, common, **motion)
         words = studio.backbone.conditioning(["a dog running"])
         networks = studio.backbone.modules().values()
         with studio.sampling(), folded(networks, apart="motion_lora") as without, torch.no_grad():
             before = studio.backbone.predict(noisy, t, words)
+            with without():
+                moves = before - studio.backbone.predict(noisy, t, words)
             guidance = next(part for part in studio.components if isinstance(part, MotionGuidance))
             found = guidance.lead(noisy, t, words, before, without=without)
             # The motion is in place again.
             assert torch.equal(studio.backbone.predict(noisy, t, words), before)
-        return found
+        return moves, found
 
-    once = added(1.0)
-    assert once.std() > 1e-4
-    assert once.mean(2).abs().max() < 1e-5
-    assert torch.allclose(added(3.0), 3 * once, atol=1e-6)
-    assert not added(3.0, weight=0.0).any()
-    assert not added(3.0, time=400).any()
+    moves, added = moves_and_added(3.0, 1.0)
+    common = moves.mean(2, keepdim=True).expand_as(moves)
+    assert (moves - common).std() > 1e-4
+    assert torch.allclose(added, 3 * (moves - common), atol=1e-5)
+    _, halved = moves_and_added(0.0, 0.5)
+    assert torch.allclose(halved, -0.5 * common, atol=1e-5)
+    _, both = moves_and_added(3.0, 0.5)
+    assert torch.allclose(both, added + halved, atol=1e-5)
+    # At cleaner times only what is common is taken back.
+    moves, late = moves_and_added(3.0, 0.0, time=400)
+    assert torch.allclose(late, -moves.mean(2, keepdim=True).expand_as(moves), atol=1e-5)
+    assert not moves_and_added(3.0, 0.0, weight=0.0)[1].any()
+    assert not moves_and_added(3.0, 1.0, time=400)[1].any()
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["folded", "too coarse to fold"])
@@ -416,16 +426,17 @@ def test_a_share_of_0_leaves_out_even_the_noisiest_time(atelier: Atelier) -> Non
     assert is_noisy(backbone, noisiest, 0.1)
 
 
-def test_a_led_clip_is_another_one_and_at_scale_0_the_same(atelier: Atelier) -> None:
+@pytest.mark.parametrize(("scale", "common"), [(3.0, 1.0), (0.0, 0.0)], ids=["brought out", "taken back"])
+def test_a_led_clip_is_another_one_and_by_nothing_the_same(atelier: Atelier, scale: float, common: float) -> None:
     run = atelier.run(motion_only=True)
 
     def clip(studio: Studio) -> torch.Tensor:
         return clip_of_studio(studio, "a dog running", seed=0, index=0)
 
     plain = clip(run.studio(atelier.machine))
-    assert torch.equal(clip(_led(run, atelier, 0.0)), plain)
-    led = _led(run, atelier, 3.0)
-    assert not torch.allclose(clip(led), plain, atol=1e-2)
+    assert torch.equal(clip(_led(run, atelier, 0.0, 1.0)), plain)
+    led = _led(run, atelier, scale, common)
+    assert not torch.allclose(clip(led), plain, atol=1e-3)
     assert torch.equal(clip(led), clip(led))
 
 
