@@ -374,14 +374,14 @@ def test_guidance_takes_back_what_is_common_and_brings_out_what_differs(atelier:
     moves, added = moves_and_added(3.0, 1.0)
     common = moves.mean(2, keepdim=True).expand_as(moves)
     assert (moves - common).std() > 1e-4
-    assert torch.allclose(added, 3 * (moves - common), atol=1e-5)
+    assert torch.allclose(added, 3 * (moves - common), atol=1e-6)
     _, halved = moves_and_added(0.0, 0.5)
-    assert torch.allclose(halved, -0.5 * common, atol=1e-5)
+    assert torch.allclose(halved, -0.5 * common, atol=1e-6)
     _, both = moves_and_added(3.0, 0.5)
-    assert torch.allclose(both, added + halved, atol=1e-5)
+    assert torch.allclose(both, added + halved, atol=1e-6)
     # At cleaner times only what is common is taken back.
     moves, late = moves_and_added(3.0, 0.0, time=400)
-    assert torch.allclose(late, -moves.mean(2, keepdim=True).expand_as(moves), atol=1e-5)
+    assert torch.allclose(late, -moves.mean(2, keepdim=True).expand_as(moves), atol=1e-6)
     assert not moves_and_added(3.0, 0.0, weight=0.0)[1].any()
     assert not moves_and_added(3.0, 1.0, time=400)[1].any()
 
@@ -436,7 +436,7 @@ def test_a_led_clip_is_another_one_and_by_nothing_the_same(atelier: Atelier, sca
     plain = clip(run.studio(atelier.machine))
     assert torch.equal(clip(_led(run, atelier, 0.0, 1.0)), plain)
     led = _led(run, atelier, scale, common)
-    assert not torch.allclose(clip(led), plain, atol=1e-3)
+    assert not torch.allclose(clip(led), plain, atol=1e-2)
     assert torch.equal(clip(led), clip(led))
 
 
