@@ -85,6 +85,18 @@ def test_a_subject_that_is_delayed_for_good_is_the_class(base: Path, tmp_path: P
     assert drawn(never, prompt) == drawn(plain, prompt) != drawn(plain, "a dog in the snow")
 
 
+def test_the_class_can_have_the_last_word_and_the_first_one_too(base: Path, tmp_path: Path) -> None:
+    prompt, plain = "a sks dog in the snow", studio_of(base, tmp_path)
+
+    def with_class(share: float, last_share: float) -> bytes:
+        return drawn(studio_of(base, tmp_path, {"delayed_subject": {"share": share, "last_share": last_share}}), prompt)
+
+    subject, kind = drawn(plain, prompt), drawn(plain, "a dog in the snow")
+    assert with_class(0, 0) == subject
+    assert with_class(0, 1) == with_class(0.5, 0.5) == kind
+    assert len({subject, kind, with_class(0.5, 0), with_class(0, 0.5), with_class(0.3, 0.3)}) == 5
+
+
 def test_a_subject_whose_words_change_with_layers_can_be_delayed(base: Path, tmp_path: Path) -> None:
     concept = Concept("dog", "<new>")
     word = {"token_table": {"init": "red"}}
