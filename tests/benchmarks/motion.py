@@ -62,12 +62,15 @@ ARMS: dict[str, Arm | None] = {
     "MotionDirector": Arm(without=()),
 }
 # Whether drawings are guided by the motion, as strongly as the recipe says.
-GUIDED = {"": False, ", guided": True}
+GUIDED = ("", ", guided")
+# Guided by the motion as well, and by the prompt away from what the clip shows.
+AWAY = "MotionDirector, guided away"
 # What was asked for as it truly looks: the best that any arm can be.
 RENDERED = "rendered"
-ROWS = ("base", RENDERED, *[f"{arm}{guided}" for guided in GUIDED for arm in list(ARMS)[1:]])
+ROWS = ("base", RENDERED, *[f"{arm}{guided}" for guided in GUIDED for arm in list(ARMS)[1:]], AWAY)
 PAIRS = (
     *(("MotionDirector, guided", arm) for arm in ARMS),
+    *((AWAY, arm) for arm in ("MotionDirector, guided", "LoRA of all layers", "LoRA of temporal layers")),
     *((f"MotionDirector{guided}", f"{arm}{guided}") for guided in GUIDED for arm in list(ARMS)[1:-1]),
     ("frame-centred LoRA", "LoRA of temporal layers"),
 )
@@ -122,11 +125,8 @@ def _render(folder: Path, motion: str, subjects: int) -> None:
 
 def _draw(folder: Path, motion: str, arm: str, subjects: int, steps: int | None) -> None:
     """Draw what is missing of one motion by one arm, guided by it and not."""
-    places = {
-        (index, guided): motion_table.place(folder, motion, arm + guided, index)
-        for index in range(subjects)
-        for guided in (GUIDED if ARMS[arm] else [""])
-    }
+    rows = [row for row in ROWS if row == arm or (ARMS[arm] and row.startswith(f"{arm}, "))]
+    places = {(index, row): motion_table.place(folder, motion, row, index) for index in range(subjects) for row in rows}
     missing = {key: path for key, path in places.items() if not path.is_file()}
     if not missing:
         return
@@ -137,10 +137,11 @@ def _draw(folder: Path, motion: str, arm: str, subjects: int, steps: int | None)
     studio = _learned(source, clip, ARMS[arm], steps, Cache(folder / "cache"))
     guidance = next(part for part in studio.components if isinstance(part, MotionGuidance))
     led = guidance.scale, guidance.common
-    for (index, guided), path in missing.items():
+    away = studio.recipe.sample.model_copy(update={"negative_prompt": without_motion(clip)})
+    for (index, row), path in missing.items():
         prompt = without_motion(asked_for(motion, index))
-        guidance.scale, guidance.common = led if GUIDED[guided] else (0.0, 1.0)
-        made = clip_of_studio(studio, prompt, seed=0, index=index)
+        guidance.scale, guidance.common = (0.0, 1.0) if row == arm else led
+        made = clip_of_studio(studio, prompt, seed=0, index=index, sample=away if row == AWAY else None)
         path.parent.mkdir(parents=True, exist_ok=True)
         np.savez_compressed(path, clip=(made * 255).round().byte().numpy(), prompt=prompt)
         sys.stderr.write(f"{path}\n")
